@@ -1,0 +1,1 @@
+"""The second listener: health of this proxy, never PHI."""

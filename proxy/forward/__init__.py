@@ -1,0 +1,1 @@
+"""One request's way from a local caller to Fumage and back."""

@@ -1,0 +1,203 @@
+"""The pool of connections to Fumage: which one a request rides, and when one is opened or closed."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from proxy.clock import Clock
+from proxy.forward.deadlines import Deadlines
+from proxy.forward.outbound import Connection
+from proxy.rules.errors import AllConnectionsBusy
+
+RECENT = 2.0  # seconds; a connection used so recently is most unlikely to have been closed meanwhile
+_JITTER = 0.1  # of max_age, so that connections opened together do not retire together
+
+
+class _Turn:
+    """One who waits while the pool is full; granted None is the right to open a connection."""
+
+    __slots__ = ("fresh", "granted")
+
+    def __init__(self, fresh: bool):
+        self.fresh = fresh
+        self.granted: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+
+
+class Pool:
+    """At most `limit` connections, the last used first.
+
+    `keepalive`: seconds a connection may be idle; `max_age`: seconds after which it takes no new request;
+    `busy_timeout`: seconds to wait for a free one.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], Awaitable[Connection]],
+        *,
+        limit: int,
+        keepalive: float,
+        max_age: float,
+        busy_timeout: float,
+        clock: Clock,
+    ):
+        self._dial = dial
+        self._limit = limit
+        self._keepalive = keepalive
+        self._max_age = max_age
+        self._busy_timeout = busy_timeout
+        self._now = clock.now
+        self._idle: dict[Connection, None] = {}  # the last one was used last
+        self._idle_deadlines: Deadlines[Connection] = Deadlines(keepalive, Connection.close)
+        self._open: set[Connection] = set()  # idle ones included
+        self._dialing = 0
+        self._waiting: deque[_Turn] = deque()
+        self._closing = False
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Connections by state."""
+        return {
+            "idle": len(self._idle),
+            "active": len(self._open) - len(self._idle),
+            "opening": self._dialing,
+        }
+
+    def take(self, *, recent: bool) -> Connection | None:
+        """An idle connection that is fit for a request, if there is one; does not wait.
+
+        `recent`: only one that was used in the last two seconds and shows no sign of being closed, since this
+        request must not be sent twice.
+        """
+        if self._waiting:
+            return None  # nobody overtakes those who wait
+        now = self._now()
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if recent and now - connection.idle_since > RECENT:
+                self._idle[connection] = None  # and all others are older still
+                return None
+            self._idle_deadlines.stop(connection)
+            if (
+                now - connection.idle_since <= self._keepalive
+                and now < connection.retire_at
+                and not (recent and connection.gone())
+            ):
+                return connection
+            connection.close()
+        return None
+
+    async def open(self, *, fresh: bool = False) -> Connection:
+        """A new connection, or one that becomes free while the pool is full. Raises AllConnectionsBusy and FumageError.
+
+        `fresh`: never one that was used before, even if that means to close one.
+        """
+        freed = await self._slot(fresh)
+        if freed is not None:
+            return freed
+        try:
+            connection = await self._dial()
+        except BaseException:
+            self._free_slot()
+            raise
+        self._dialing -= 1
+        self._admit(connection)
+        return connection
+
+    async def _slot(self, fresh: bool) -> Connection | None:
+        """The right to open a connection (None, and counted as dialing), or a connection instead."""
+        while True:
+            if len(self._open) + self._dialing < self._limit:
+                self._dialing += 1
+                return None
+            if self._idle:  # none that `take` would have given
+                next(iter(self._idle)).close()
+                continue
+            freed = await self._wait(fresh)
+            if freed is None or not freed.gone():
+                return freed
+            freed.close()
+
+    def _admit(self, connection: Connection) -> None:
+        jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (no secret)
+        connection.retire_at = self._now() + self._max_age * jitter
+        connection.on_close = self._on_close
+        self._open.add(connection)
+        if connection.closed:
+            self._on_close(connection)
+
+    async def _wait(self, fresh: bool) -> Connection | None:
+        turn = _Turn(fresh)
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(self._busy_timeout):
+                return await turn.granted
+        except BaseException as error:
+            self._give_up(turn)
+            if isinstance(error, TimeoutError):
+                raise AllConnectionsBusy(
+                    "All connections to Fumage were in use for connect_timeout."
+                ) from None
+            raise
+
+    def _give_up(self, turn: "_Turn") -> None:
+        if not turn.granted.done() or turn.granted.cancelled():
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+        elif (connection := turn.granted.result()) is not None:
+            self.release(connection)
+        else:
+            self._free_slot()
+
+    def _free_slot(self) -> None:
+        self._dialing -= 1
+        self._offer_slot()
+
+    def _offer_slot(self) -> None:
+        """Let the first who waits open a connection, if the limit allows."""
+        if self._waiting and len(self._open) + self._dialing < self._limit:
+            self._dialing += 1
+            self._waiting.popleft().granted.set_result(None)
+
+    def release(self, connection: Connection) -> None:
+        """Give back a connection whose exchange is over, or was broken off."""
+        if not connection.reusable or self._closing or self._now() >= connection.retire_at:
+            if connection.complete:
+                connection.close()
+            else:
+                connection.abort()
+            return
+        connection.kept_alive = True
+        if self._waiting and not self._waiting[0].fresh:
+            self._waiting.popleft().granted.set_result(connection)
+        elif self._waiting:
+            connection.close()  # which lets that one open its own
+        else:
+            connection.idle_since = self._now()
+            self._idle[connection] = None
+            self._idle_deadlines.start(connection)
+
+    def _on_close(self, connection: Connection) -> None:
+        if connection in self._idle:
+            del self._idle[connection]
+            self._idle_deadlines.stop(connection)
+        self._open.discard(connection)
+        self._offer_slot()
+
+    async def warm(self) -> None:
+        """Open one connection ahead of the first request. Raises FumageError."""
+        if not self._open:
+            self.release(await self.open())
+
+    def close(self) -> None:
+        """Close the idle ones now, and the others when they are given back."""
+        self._closing = True
+        self._idle_deadlines.close()
+        for connection in list(self._idle):
+            connection.close()
+
+    def abort(self) -> None:
+        """Close all of them now."""
+        self.close()
+        for connection in list(self._open):
+            connection.abort()

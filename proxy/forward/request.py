@@ -1,0 +1,104 @@
+"""A caller's request, as the stations pass it on."""
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.rules.errors import ProxyError
+from proxy.rules.headers import Fields
+
+HIGH_WATER = 256 * 1024  # bytes of a body held for a Fumage that reads slowly; then reading stops
+
+
+class RequestBody:
+    """A body as it arrives. `length` in bytes; None: chunked."""
+
+    __slots__ = (
+        "_chunks",
+        "_error",
+        "_on_wait",
+        "_waiter",
+        "buffered",
+        "complete",
+        "length",
+        "received",
+        "trailers",
+    )
+
+    def __init__(self, length: int | None, on_wait: Callable[[], None]):
+        self.length = length
+        self.trailers: Fields = []
+        self.complete = False  # all of it is here
+        self.received = 0
+        self.buffered = 0
+        self._chunks: list[bytes] = []
+        self._error: ProxyError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._on_wait = on_wait
+
+    @property
+    def exhausted(self) -> bool:
+        """All of it is here and has been read."""
+        return self.complete and not self._chunks
+
+    def feed(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self.buffered += len(data)
+        self.received += len(data)
+
+    def wake(self) -> None:
+        """Let the reader see what was fed, or that the body is complete."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def fail(self, error: ProxyError) -> None:
+        """The rest will not come: the reader gets `error`."""
+        self._error = error
+        self.wake()
+
+    def take(self) -> bytes:
+        """What is here, maybe nothing; does not wait."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        self._chunks = []
+        self.buffered = 0
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def read(self) -> bytes:
+        """The next bytes, empty at the end. Raises ProxyError when the caller's body is broken or stalls."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self.complete:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._on_wait()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self.take()
+
+
+class Request:
+    """A request whose head has been read; `lines` and `noted` as `rules.headers.note_request` makes them."""
+
+    __slots__ = ("authority", "body", "http11", "lines", "method", "noted", "target")
+
+    def __init__(
+        self,
+        method: bytes,
+        authority: bytes | None,
+        target: bytes,
+        http11: bool,
+        lines: list[bytes],
+        noted: dict[bytes, bytes],
+        body: RequestBody | None,
+    ):
+        self.method = method
+        self.authority = authority  # of an absolute-form target
+        self.target = target  # path and query as they came, or `*`
+        self.http11 = http11
+        self.lines = lines
+        self.noted = noted
+        self.body = body

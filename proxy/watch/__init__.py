@@ -1,0 +1,1 @@
+"""What a request leaves behind: its log line and its figures."""
