@@ -67,7 +67,10 @@ class Control:
         fields = await _fields(request, "token_endpoint", "fumage", "slow_by", "times")
         if not fields:
             raise ValueError("nothing to set: give token_endpoint, fumage or slow_by")
-        self._faults.set(**fields)
+        # null ends a fault too: it is how the state shows that there is none.
+        self._faults.set(
+            **{name: OFF if name in KINDS and value is None else value for name, value in fields.items()}
+        )
         return {"faults": self._faults.state()}
 
     async def _reset_faults(self, request: web.Request) -> dict[str, Any]:

@@ -108,9 +108,9 @@ class Faults:
 
 
 def _kind(place: str, kind: Any) -> str:
-    if kind != OFF and kind not in KINDS[place]:
+    if not isinstance(kind, str) or kind not in (OFF, *KINDS[place]):
         raise ValueError(f"{place} knows {', '.join(KINDS[place])} and {OFF}, not {kind!r}")
-    return str(kind)
+    return kind
 
 
 def _times(times: Any) -> int | None:

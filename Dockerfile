@@ -1,0 +1,24 @@
+# Build: `docker build -t fumage-proxy .`   Run: see README, "Docker".
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+# The lock file's first part is what runs; what tests and checks need comes after its marker.
+RUN python -m venv /opt/fumage-proxy \
+    && sed '/^# Tests and checks/,$d' requirements.lock > run.lock \
+    && /opt/fumage-proxy/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r run.lock
+COPY proxy/ proxy/
+# setuptools builds the wheel; it stays in this stage.
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+    && /opt/fumage-proxy/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
+    && /opt/fumage-proxy/bin/python -m compileall -q /opt/fumage-proxy/lib \
+    && rm -rf /opt/fumage-proxy/lib/python3.13/site-packages/pip*
+
+FROM python:3.13-slim
+COPY --from=build /opt/fumage-proxy /opt/fumage-proxy
+ENV PATH=/opt/fumage-proxy/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# A number, so that Kubernetes' runAsNonRoot can be sure of it. Nothing is written: a read-only root works.
+USER 10001:10001
+WORKDIR /
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s CMD ["fumage-proxy", "health"]
+ENTRYPOINT ["fumage-proxy"]
+CMD ["serve"]
