@@ -1,11 +1,16 @@
-"""A grant that answers as the test tells it to."""
+"""A grant that answers as the test tells it to, and what the tests of the source do with it."""
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
-from proxy.rules.errors import TokenError
+from proxy.rules.errors import TokenEndpointUnavailable, TokenError
 from proxy.token.answer import Token
+from proxy.token.source import TokenSource
 from tests.support.clock import FakeClock
+
+Start = Callable[..., "asyncio.Task[Any]"]
 
 
 class Script:
@@ -47,3 +52,22 @@ class Script:
 
     async def close(self) -> None:
         self.closed = True
+
+
+def down(retry_after: float = 1.0) -> TokenError:
+    return TokenEndpointUnavailable("down", retry_after=retry_after)
+
+
+def hand_made(script: Script, clock: FakeClock, **changes: Any) -> TokenSource:
+    values: dict[str, Any] = {"refresh_margin": 60, "clock": clock, "random": lambda: 0.5}
+    return TokenSource(script, **(values | changes))
+
+
+async def always_401(source: TokenSource, clock: FakeClock) -> str:
+    """One request to a path that answers 401 whatever the token; what became of it."""
+    token, sent_at = await source.get(), clock.now()
+    fresh = await source.replace(token, sent_at)
+    if fresh is None:
+        return "passed on"
+    source.rejected_again(fresh)
+    return "replayed"

@@ -106,6 +106,15 @@ def test_a_token_that_was_rejected_first_proves_nothing() -> None:
     assert not ration.allows(BLOCK)
 
 
+def test_a_token_forced_before_the_block_is_no_probe() -> None:
+    ration = Ration()
+    unanswered = fetched(0)
+    for at in (1, 2):
+        ration.rejected(fetched(at), at)
+    assert not ration.rejected(unanswered, 3)
+    assert ration.allows(2 + BLOCK)
+
+
 def test_the_schedule_goes_on_in_a_block_without_making_it_longer() -> None:
     ration = blocked_at(0)
     ration.rejected(fetched(10, forced=False), 10)
