@@ -1,18 +1,18 @@
-"""Sockets to listen on: TCP of both families, and unix sockets that nobody else can see before their mode is set."""
+"""Sockets to listen on: TCP of both families, and unix sockets that nobody sees before their mode is set."""
 
-import asyncio
 import errno
+import ipaddress
 import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from proxy.settings import TCP, Address, Unix
 
-_BACKLOG = 1024
+BACKLOG = 1024  # connections that wait to be accepted; asyncio's 100 would make bursts wait for a second SYN
 _FAMILY_MISSING = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 
@@ -20,13 +20,21 @@ class ListenError(Exception):
     """An address cannot be listened on; the text says which, why, and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bound:
-    """A listening socket. `inode` of a unix socket's path, so that only our own is removed."""
+    """A listening socket; one on a path knows what lies there, so that only our own is removed."""
 
     sock: socket.socket
     path: str | None = None
-    inode: int = 0
+    _ours: tuple[int, int] | None = None  # device and inode of what `path` names
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it is a TCP socket that this machine alone can reach."""
+        if self.path is not None:
+            return False
+        host: str = self.sock.getsockname()[0]
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
     @property
     def name(self) -> str:
@@ -36,13 +44,39 @@ class Bound:
         host, port = self.sock.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    def accept_rest(self) -> list[socket.socket]:
+        """Stop listening; the connections that were complete by then, which the kernel would reset."""
+        self.remove_path()  # first: nobody finds the way here any more
+        accepted: list[socket.socket] = []
+        while True:
+            try:
+                accepted.append(self.sock.accept()[0])
+            except ConnectionAbortedError:
+                continue  # that one left again
+            except OSError:
+                self.sock.close()  # with nothing in between: who comes between the two is lost
+                return accepted
+
+    def remove_path(self) -> None:
+        """Remove a unix socket's path if it is still ours.
+
+        Once, and before the socket closes: afterwards another process may get the same inode for its own.
+        """
+        if self.path is not None and self._ours is not None:
+            with suppress(OSError):
+                if _identity(self.path) == self._ours:
+                    os.unlink(self.path)
+            self._ours = None
+
     def close(self) -> None:
         """Stop listening; remove the path if it is still ours."""
+        self.remove_path()
         self.sock.close()
-        if self.path is not None:
-            with suppress(OSError):
-                if os.stat(self.path).st_ino == self.inode:
-                    os.unlink(self.path)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
 
 
 def bind(addresses: Sequence[Address], *, lenient: bool) -> list[Bound]:
@@ -79,11 +113,21 @@ def _bind(address: Address, *, lenient: bool) -> list[Bound]:
                 continue
             for one in bound:
                 one.close()
-            advice = " Is another fumage-proxy running?" if error.errno == errno.EADDRINUSE else ""
-            raise ListenError(
-                f"Cannot listen on {address}: {os.strerror(error.errno or 0)}.{advice}"
-            ) from None
+            raise _refusal(address, error) from None
     return bound
+
+
+_ADVICE = {
+    errno.EADDRINUSE: "Is another fumage-proxy running? Stop it, or choose another address.",
+    errno.EADDRNOTAVAIL: "This machine does not have that address.",
+    errno.EACCES: "This user may not: choose a port from 1024, or a folder that it may write to.",
+    errno.ENOENT: "The folder has to be there already.",
+}
+
+
+def _refusal(address: Address, error: OSError) -> ListenError:
+    reason = os.strerror(error.errno or 0)
+    return ListenError(f"Cannot listen on {address}: {reason}. {_ADVICE.get(error.errno or 0, '')}".rstrip())
 
 
 def _resolve(address: TCP) -> list[tuple[int, tuple[str, int]]]:
@@ -102,7 +146,7 @@ def _bind_tcp(family: int, where: tuple[str, int]) -> Bound:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
         sock.bind(where)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
@@ -120,25 +164,25 @@ def _bind_unix(address: Unix) -> Bound:
         finally:
             os.umask(previous)
         sock.setblocking(False)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise ListenError(f"Cannot listen on unix:{address.path}: {error.strerror}.") from None
+        raise _refusal(address, error) from None
     except BaseException:
         sock.close()
         raise
-    return Bound(sock, address.path, os.stat(address.path).st_ino)
+    return Bound(sock, address.path, _identity(address.path))
 
 
 def _remove_stale(path: str) -> None:
-    """Make room where a socket lies on which nobody answers any more; raise ListenError where anything else lies."""
+    """Make room where a socket lies on which nobody answers any more; raise ListenError for all else."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
         raise ListenError(
-            f"Cannot listen on unix:{path}: there is something that is not a socket. Choose another path."
+            f"Cannot listen on unix:{path}: something lies there that is not a socket. Choose another path."
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
@@ -152,17 +196,3 @@ def _remove_stale(path: str) -> None:
     raise ListenError(
         f"Cannot listen on unix:{path}: somebody listens there. Is another fumage-proxy running?"
     )
-
-
-def accept_waiting(
-    loop: asyncio.AbstractEventLoop, bound: Bound, protocol: Callable[[], asyncio.Protocol]
-) -> list[asyncio.Task[object]]:
-    """Accept what the kernel has completed already, right before the socket is closed: it would be reset otherwise."""
-    accepted: list[asyncio.Task[object]] = []
-    while True:
-        try:
-            sock, _ = bound.sock.accept()
-        except OSError:
-            return accepted
-        sock.setblocking(False)
-        accepted.append(loop.create_task(loop.connect_accepted_socket(protocol, sock)))

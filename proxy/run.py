@@ -7,19 +7,25 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from proxy import __version__
 from proxy import settings as settings_module
 from proxy.app import App
 from proxy.listen import Bound, ListenError
-from proxy.sandbox import Sandbox, from_arguments
-from proxy.settings import TCP, Loaded, Settings
+from proxy.loop import loop_factory
+from proxy.notify import Supervisor
+from proxy.settings import Loaded, Settings
 from proxy.watch import log as watch_log
 
-FAILED = 1
-_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
+if TYPE_CHECKING:
+    from proxy.sandbox import Sandbox
+
+FAILED, BAD_COMMAND_LINE = 1, 2
+_CONTAINERS = ("/.dockerenv", "/run/.containerenv")  # Docker's and Podman's marks; Kubernetes sets a variable
 
 log = logging.getLogger("proxy.run")
 
@@ -29,6 +35,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
+        self._signals = 0  # not those who asked on the admin listener: a Job's pod ends with a signal then
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
@@ -37,51 +44,62 @@ class _Stop:
                 signal.signal(number, lambda *_: self._loop.call_soon_threadsafe(self._signalled))
 
     def _signalled(self) -> None:
-        if self.asked.is_set():
+        self._signals += 1
+        if self._signals > 1:
             os._exit(FAILED)
         self.asked.set()
 
 
 def serve(loaded: Loaded) -> int:
-    """Run the proxy until a signal; the exit code."""
+    """Run the proxy until a signal; the exit code. Raises SettingsError."""
     settings = loaded.settings
     watch_log.configure(settings.log_level, settings.log_format)
-    log.setLevel(logging.INFO)  # where it listens is told whatever log_level says: port 0 picks one
     lenient = {name: loaded.sources[name] == "default" for name in ("listen", "admin_listen")}
-    try:
-        asyncio.run(_serve(settings, lenient))
-    except ListenError as error:
-        print(f"fumage-proxy: {error}", file=sys.stderr)
-        return FAILED
-    return 0
+    return _run(lambda: _serve(settings, lenient), ListenError)
 
 
 async def _serve(settings: Settings, lenient: Mapping[str, bool]) -> None:
     stop = _Stop()
     requests = _request_log(settings)
-    app = App(settings, watch=requests, lenient=lenient)
+    app = App(settings, watch=requests, lenient=lenient, stop=stop.asked)
     await app.start()
-    log.info(
-        "Listening on %s; forwarding to %s. fumage-proxy %s",
-        _names(app.bound),
-        settings.base_url,
-        __version__,
-    )
+    _tell(app, settings)
+    # What was made so far lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    supervisor = Supervisor(os.environ)
+    supervisor.ready()
+    alive = asyncio.create_task(supervisor.keep_alive())
+    await stop.asked.wait()
+    supervisor.stopping()
+    log.info("Stopping: what runs may take %g s.", settings.drain_delay + settings.drain_timeout)
+    await app.drain()
+    await app.close()
+    alive.cancel()
+    with suppress(OSError):  # nobody may be reading the log any more
+        requests.flush()
+
+
+def _tell(app: App, settings: Settings) -> None:
+    log.setLevel(logging.INFO)  # where it listens is told whatever log_level says: port 0 picks one
+    log.info("Listening on %s; forwarding to %s.", _names(app.bound), settings.base_url)
     if app.admin_bound:
         log.info("Health on %s.", _names(app.admin_bound))
-    if any(map(os.path.exists, _CONTAINERS)) and _loopback_only(settings):
+    log.setLevel(logging.NOTSET)
+    if _in_container() and any(one.path is None for one in app.bound) and _loopback_only(app.bound):
         log.info(
             "This is a container, and only loopback is listened on: published ports cannot reach it, "
             "processes in the same container or pod can. See listen and unsafe_listen."
         )
-    # What was made so far lives as long as the process: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    await stop.asked.wait()
-    log.info("Stopping: what runs may take %g s.", settings.drain_timeout)
-    await app.drain()
-    await app.close()
-    requests.flush()
+    log.info("This is fumage-proxy %s.", __version__)
+
+
+def _in_container() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ or any(map(os.path.exists, _CONTAINERS))
+
+
+def _loopback_only(bound: Sequence[Bound]) -> bool:
+    return all(one.loopback for one in bound if one.path is None)
 
 
 def _request_log(settings: Settings) -> watch_log.RequestLog:
@@ -92,70 +110,76 @@ def _request_log(settings: Settings) -> watch_log.RequestLog:
     )
 
 
-def _names(bound: list[Bound]) -> str:
+def _names(bound: Sequence[Bound]) -> str:
     return ", ".join(one.name for one in bound)
-
-
-def _loopback_only(settings: Settings) -> bool:
-    return not any(isinstance(address, TCP) and settings.unsafe_listen for address in settings.listen)
 
 
 def run_sandbox(args: argparse.Namespace) -> int:
     """Run the sandbox until a signal; its .env lines on stdout, what a person reads on stderr."""
+    from proxy.sandbox import from_arguments  # here and below: `serve` need not import it
+
+    try:
+        sandbox = from_arguments(args)
+    except ValueError as error:
+        print(f"fumage-proxy sandbox: {error}", file=sys.stderr)
+        return BAD_COMMAND_LINE
 
     async def until_stopped() -> None:
         stop = _Stop()
-        async with from_arguments(args) as sandbox:
+        async with sandbox:
             print("\n".join(f"{name}={value}" for name, value in sandbox.settings().items()), flush=True)
             print(f"Sandbox: control endpoint on {sandbox.control_url}. Ctrl-C ends it.", file=sys.stderr)
             await stop.asked.wait()
 
-    return _run(until_stopped)
+    return _run(until_stopped, OSError)
 
 
 def demo() -> int:
     """Run the sandbox and a proxy in front of it until a signal."""
     watch_log.configure("warning", "auto")
-    return _run(_demo)
+    return _run(_demo, ListenError)
 
 
-def _run(main: Callable[[], Awaitable[None]]) -> int:
-    async def run() -> None:
-        await main()
-
+def _run(main: Callable[[], Coroutine[Any, Any, None]], failure: type[Exception]) -> int:
+    """Run until the end; the exit code. `failure` is what may well happen and needs no traceback."""
     try:
-        asyncio.run(run())
-    except (OSError, ValueError, ListenError) as error:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(main())
+    except BrokenPipeError:
+        raise  # an OSError, but of our own output
+    except failure as error:
         print(f"fumage-proxy: {error}", file=sys.stderr)
         return FAILED
     return 0
 
 
 async def _demo() -> None:
+    from proxy.sandbox import Sandbox
+
     stop = _Stop()
     async with Sandbox() as sandbox:
         app = await _start_demo(sandbox)
         here = app.bound[0].name
-        print(
-            f"sandbox  the fake EMR and its FHIR API, on {sandbox.fumage_url} (control: {sandbox.control_url})"
-        )
+        print(f"sandbox  the fake EMR and its FHIR API, on {sandbox.fumage_url}; to make it misbehave:")
+        print(f"         curl {sandbox.control_url}")
         print(f"proxy    on {here}: attaches the token and forwards to the sandbox")
-        print(f"health   on {app.admin_bound[0].name}/readyz")
+        print(f"status   page on {app.admin_bound[0].name}, metrics on /metrics, health on /readyz")
         print(f"\nTry:     curl '{here}/Patient?name=Briddle'\n\nCtrl-C ends both.", flush=True)
         await stop.asked.wait()
         await app.drain()
         await app.close()
 
 
-async def _start_demo(sandbox: Sandbox) -> App:
+async def _start_demo(sandbox: "Sandbox") -> App:
     try:
         return await _demo_app(sandbox, {})
-    except ListenError:  # the usual ports are taken
+    except ListenError:
+        print("The usual ports are taken, so these are others.\n")
         ports = {"FUMAGE_PROXY_LISTEN": "127.0.0.1:0", "FUMAGE_PROXY_ADMIN_LISTEN": "127.0.0.1:0"}
         return await _demo_app(sandbox, ports)
 
 
-async def _demo_app(sandbox: Sandbox, more: dict[str, str]) -> App:
+async def _demo_app(sandbox: "Sandbox", more: dict[str, str]) -> App:
     # An empty .env file in place of ./.env, and no environment: a demo is the same everywhere.
     args = argparse.Namespace(env_file=os.devnull)
     loaded = settings_module.load(args, {**sandbox.settings(), **more}, cwd=Path.cwd())

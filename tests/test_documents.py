@@ -17,7 +17,7 @@ def test_the_readme_has_the_table_of_settings_as_it_is_generated() -> None:
     table = re.search(r"<!-- settings: .*?-->\n(.*?)<!-- /settings -->", readme, re.DOTALL)
     assert table is not None
     assert table[1].strip() == markdown_table().strip(), (
-        "put the output of python -c 'from proxy.settings import markdown_table; print(markdown_table())' there"
+        "put there what python -c 'from proxy.settings import markdown_table; print(markdown_table())' prints"
     )
 
 

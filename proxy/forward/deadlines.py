@@ -21,6 +21,12 @@ class Deadlines(Generic[Key]):
         self._due: dict[Key, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._due
+
     def start(self, key: Key) -> None:
         """Let `expire(key)` be called after the timeout, counted from now."""
         due = self._due
@@ -40,12 +46,15 @@ class Deadlines(Generic[Key]):
             self._timer = None
 
     def _tick(self) -> None:
-        self._timer = None
+        # `_timer` stays set meanwhile: an `expire` that starts its key again must not start a second timer.
         now = self._loop.time()
-        while self._due:
-            key, when = next(iter(self._due.items()))
-            if when > now:
-                self._timer = self._loop.call_at(when, self._tick)
-                return
-            del self._due[key]
-            self._expire(key)
+        try:
+            while self._due:
+                key, when = next(iter(self._due.items()))
+                if when > now:
+                    break
+                del self._due[key]
+                self._expire(key)
+        finally:
+            first = next(iter(self._due.values()), None)
+            self._timer = None if first is None else self._loop.call_at(first, self._tick)

@@ -5,22 +5,31 @@ import base64
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
 
 from proxy.forward.outbound import Connection
 from proxy.rules.errors import (
+    AllConnectionsBusy,
     EgressProxyFailed,
     FumageConnectionLost,
     FumageConnectTimeout,
     FumageError,
     FumageNameUnknown,
+    FumageNotHTTP,
     FumageRefused,
+    FumageTLS,
     FumageUnroutable,
+    FumageUntrusted,
+    ProxyError,
 )
+
+Result = TypeVar("Result")
 
 _HEAD_START = 0.25  # seconds that the preferred address family gets (RFC 8305 section 8)
 
@@ -36,14 +45,23 @@ class EgressProxy:
 
     @classmethod
     def of(cls, url: str) -> "EgressProxy":
-        """Read `http://user:password@host:port`, also without scheme, as curl does."""
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        """Read `http://user:password@host:port`, also without scheme, as curl does.
+
+        Raises ValueError, whose text holds nothing of the URL.
+        """
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            port = parts.port
+        except ValueError:
+            raise ValueError("HTTPS_PROXY is not a URL") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("HTTPS_PROXY is not an http:// or https:// URL with a host")
         tls = parts.scheme == "https"
         authorization = None
         if parts.username is not None:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             authorization = b"Basic " + base64.b64encode(credentials.encode())
-        return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls, authorization)
+        return cls(parts.hostname, port or (443 if tls else 80), tls, authorization)
 
 
 class Dialer:
@@ -69,26 +87,16 @@ class Dialer:
         self._connection = connection
 
     async def dial(self) -> Connection:
-        """A new connection, ready for a request. Raises FumageError."""
-        connection: Connection | None = None
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = await (self._direct() if self._egress is None else self._through(self._egress))
-                if self._ssl is not None:
-                    await connection.start_tls(self._ssl, self._host)
-                connection.ready()
-                return connection
-        except TimeoutError:
-            self._drop(connection)
-            raise FumageConnectTimeout("No connection to Fumage within connect_timeout.") from None
-        except BaseException:
-            self._drop(connection)
-            raise
-
-    @staticmethod
-    def _drop(connection: Connection | None) -> None:
-        if connection is not None:
-            connection.abort()
+        """A new connection, ready for a request. Raises FumageError, or AllConnectionsBusy (no socket)."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        if self._egress is None:
+            connection = await _in_time(deadline, self._direct(), _too_slow())
+        else:
+            connection = await self._through(self._egress, deadline)
+        if self._ssl is not None:
+            async with _dropping(connection):
+                await _in_time(deadline, connection.start_tls(self._ssl, self._host), _too_slow())
+        return connection
 
     async def _direct(self) -> Connection:
         try:
@@ -96,25 +104,24 @@ class Dialer:
         except OSError as error:
             raise _unreachable(error) from None
 
-    async def _through(self, egress: EgressProxy) -> Connection:
-        try:
-            connection = await self._tcp(egress.host, egress.port)
-        except OSError as error:
-            raise EgressProxyFailed(f"The egress proxy cannot be reached: {_unreachable(error)}") from None
-        try:
-            if egress.tls:
-                await connection.start_tls(ssl.create_default_context(), egress.host)
-            await self._tunnel(connection, egress)
-        except EgressProxyFailed:
-            connection.abort()
-            raise
-        except FumageError as error:
-            connection.abort()
-            raise EgressProxyFailed(f"The egress proxy broke off ({type(error).__name__}).") from None
-        except BaseException:
-            connection.abort()
-            raise
+    async def _through(self, egress: EgressProxy, deadline: float) -> Connection:
+        late = EgressProxyFailed("The egress proxy cannot be reached within connect_timeout.")
+        connection = await _in_time(deadline, self._to(egress), late)
+        async with _dropping(connection):
+            try:
+                if egress.tls:
+                    assert self._ssl is not None
+                    await _in_time(deadline, connection.start_tls(self._ssl, egress.host), late)
+                await _in_time(deadline, self._tunnel(connection, egress), _too_slow())
+            except (FumageUntrusted, FumageTLS, FumageNotHTTP, FumageConnectionLost) as error:
+                raise EgressProxyFailed(_EGRESS_FAULTS[type(error)]) from None
         return connection
+
+    async def _to(self, egress: EgressProxy) -> Connection:
+        try:
+            return await self._tcp(egress.host, egress.port)
+        except OSError as error:
+            raise EgressProxyFailed(_EGRESS_FAULTS[type(_unreachable(error))]) from None
 
     async def _tunnel(self, connection: Connection, egress: EgressProxy) -> None:
         """CONNECT (RFC 9110 section 9.3.6)."""
@@ -132,7 +139,10 @@ class Dialer:
 
     async def _tcp(self, host: str, port: int) -> Connection:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError:  # a label that is empty or too long for DNS
+            raise socket.gaierror(socket.EAI_NONAME, "no host name") from None
         sock = await aiohappyeyeballs.start_connection(
             found, happy_eyeballs_delay=_HEAD_START, interleave=1, loop=loop
         )
@@ -145,16 +155,55 @@ class Dialer:
         return connection
 
 
+@asynccontextmanager
+async def _dropping(connection: Connection) -> AsyncIterator[None]:
+    """Close the connection if what is done with it fails."""
+    try:
+        yield
+    except BaseException:
+        connection.abort()
+        raise
+
+
+async def _in_time(deadline: float, step: Awaitable[Result], late: FumageError) -> Result:
+    """The result of `step`; `late` is raised when the deadline (by the loop's clock) passes first."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await step
+    except TimeoutError:
+        raise late from None
+
+
+def _too_slow() -> FumageError:
+    return FumageConnectTimeout("No connection to Fumage within connect_timeout.")
+
+
 _UNROUTABLE = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL))
+# EBUSY is what glibc's getaddrinfo makes of EMFILE.
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBUSY))
+
+_EGRESS_FAULTS: dict[type[ProxyError], str] = {
+    FumageNameUnknown: "The host name of the egress proxy is unknown.",
+    FumageConnectTimeout: "The network gave up on the connection to the egress proxy.",
+    FumageUnroutable: "There is no route to the egress proxy.",
+    FumageRefused: "The egress proxy refused the connection.",
+    FumageConnectionLost: "The egress proxy closed the connection instead of connecting us.",
+    FumageNotHTTP: "The egress proxy does not speak HTTP.",
+    FumageUntrusted: "The egress proxy's certificate is not trusted.",
+    FumageTLS: "TLS with the egress proxy failed.",
+    AllConnectionsBusy: "This machine lets fumage-proxy open no more sockets.",
+}
 
 
-def _unreachable(error: OSError) -> FumageError:
+def _unreachable(error: OSError) -> ProxyError:
     if isinstance(error, socket.gaierror):
         return FumageNameUnknown("The host name of Fumage is unknown.")
     if isinstance(error, TimeoutError):
         return FumageConnectTimeout("The network gave up on the connection to Fumage.")
     if error.errno in _UNROUTABLE:
         return FumageUnroutable("There is no route to Fumage.")
+    if error.errno in _EXHAUSTED:
+        return AllConnectionsBusy(_EGRESS_FAULTS[AllConnectionsBusy])
     if isinstance(error, ConnectionResetError):
         return FumageConnectionLost("Fumage closed the connection at once.", sent=False)
     return FumageRefused("Fumage refused the connection.")

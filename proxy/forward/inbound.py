@@ -1,38 +1,24 @@
-"""A caller's connection: bytes become requests, one at a time; answers become bytes.
-
-llhttp reads the grammar, strictly. This module keeps what llhttp leaves to its user: sizes, time, the start line's
-single spaces and version, Host, framing of HTTP/1.0, and where one message ends and the next begins.
-"""
+"""A caller's connection: bytes to the reader, requests to the exchange one at a time, answers back."""
 
 import asyncio
 import socket
 import struct
 import sys
 from collections.abc import Coroutine
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import httptools
+from typing import Any, Protocol, cast
 
 from proxy.forward.deadlines import Deadlines
-from proxy.forward.request import HIGH_WATER, Request, RequestBody
-from proxy.rules.errors import (
-    BodyTooLarge,
-    CallerTooSlow,
-    HeadTooLarge,
-    MalformedRequest,
-    MethodUnknown,
-    ProxyError,
-    TargetTooLong,
-    TooManyCallers,
-)
-from proxy.rules.guard import split_target
-from proxy.rules.headers import Fields, note_request
+from proxy.forward.reader import Limits, RequestReader
+from proxy.forward.request import HIGH_WATER, Request
+from proxy.rules.errors import CallerTooSlow, MalformedRequest, ProxyError, TooManyCallers
 
-_AHEAD = 64 * 1024  # bytes of pipelined requests that wait, unread, for their turn
-_LINGER = 2.0  # seconds; see CallerConnection.end
-_LINGER_BYTES = 1 << 20
+_AHEAD = 64 * 1024  # bytes of pipelined requests that wait for their turn
+_PIECE = 4 * 1024  # of them are looked at together: each time they are copied
+_LINGER = 2.0  # seconds of silence, and
+_LINGER_AT_MOST = 30.0  # seconds altogether; see CallerConnection.end
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+__all__ = ["CallerConnection", "Callers", "Exchanges", "Limits"]
 
 
 class Exchanges(Protocol):
@@ -45,16 +31,8 @@ class Exchanges(Protocol):
         """Answer what could not even be read as a request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bytes; `max_body` 0 means no limit."""
-
-    max_head: int
-    max_body: int
-
-
 class Callers:
-    """All callers' connections and what they share: limits, timeouts (seconds), and who serves their requests."""
+    """All callers' connections and what they share: limits, timeouts (seconds), and who serves them."""
 
     def __init__(
         self, exchanges: Exchanges, limits: Limits, *, head: float, keepalive: float, idle: float, most: int
@@ -64,10 +42,10 @@ class Callers:
         self.most = most
         self.head: Deadlines[CallerConnection] = Deadlines(head, CallerConnection.head_timed_out)
         self.idle: Deadlines[CallerConnection] = Deadlines(keepalive, CallerConnection.close)
-        self.stalled: Deadlines[CallerConnection] = Deadlines(idle, CallerConnection.stalled)
-        self.flush: Deadlines[CallerConnection] = Deadlines(idle, CallerConnection.give_up)
-        self.linger: Deadlines[CallerConnection] = Deadlines(_LINGER, CallerConnection.close)
-        self.open: set[CallerConnection] = set()
+        self.upload: Deadlines[CallerConnection] = Deadlines(idle, CallerConnection.body_stalled)
+        self.unread: Deadlines[CallerConnection] = Deadlines(idle, CallerConnection.answer_stalled)
+        self.linger: Deadlines[CallerConnection] = Deadlines(_LINGER, CallerConnection.lingered)
+        self.open: set[CallerConnection] = set()  # until the last byte of their answers is out
         self.draining = False
         self._none_left: asyncio.Future[None] | None = None
 
@@ -75,11 +53,21 @@ class Callers:
         """The protocol of a new connection; `tcp`: the Host guard applies."""
         return CallerConnection(self, tcp=tcp)
 
+    @property
+    def full(self) -> bool:
+        """Whether max_clients are open; those that only linger lock nobody out."""
+        return len(self.open) - len(self.linger) >= self.most
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered; counted when somebody asks, so that they themselves need not."""
+        return sum(connection.busy for connection in self.open)
+
     def drain(self) -> None:
         """Take no new request; close each connection when its answer is out."""
         self.draining = True
         for connection in list(self.open):
-            connection.drain()
+            connection.close_if_idle()
 
     async def gone(self) -> None:
         """Return when no connection is left."""
@@ -87,7 +75,7 @@ class Callers:
             self._none_left = asyncio.get_running_loop().create_future()
             await self._none_left
 
-    def closed(self, connection: "CallerConnection") -> None:
+    def lost(self, connection: "CallerConnection") -> None:
         self.open.discard(connection)
         if not self.open and self._none_left is not None and not self._none_left.done():
             self._none_left.set_result(None)
@@ -96,7 +84,7 @@ class Callers:
         """Break all of them off."""
         for connection in list(self.open):
             connection.abort()
-        for deadlines in (self.head, self.idle, self.stalled, self.flush, self.linger):
+        for deadlines in (self.head, self.idle, self.upload, self.unread, self.linger):
             deadlines.close()
 
 
@@ -108,36 +96,30 @@ class CallerConnection(asyncio.Protocol):
         self.tcp = tcp
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
         self._loop = asyncio.get_running_loop()
-        self._parser = httptools.HttpRequestParser(self)
-        self._partial = b""  # of a head that is not complete yet
-        self._ahead = b""  # of requests after the one that is served
-        self._request: Request | None = None
-        self._body: RequestBody | None = None  # of that request, as long as it is not complete
+        self._reader = RequestReader(callers.limits, self._want_body)
+        self._ahead = bytearray()  # of requests after the one that is served
         self._task: asyncio.Task[None] | None = None
-        self._keep_alive = False
-        self._continue = False  # the caller waits for 100 Continue
+        self._deaf = False  # what still comes is dropped
+        self._linger_until = 0.0
         self._reading = True
-        self._write_waiter: asyncio.Future[None] | None = None
-        self.congested = False  # the caller does not take more bytes: await `writable`
-        self._lingering = -1  # bytes that came while lingering
         self._ended = False  # the caller closed its sending side
+        self._write_waiter: asyncio.Future[None] | None = None
+        self._unread = 0  # bytes that the caller had not taken when that was last looked at
+        self.congested = False  # the caller does not take more bytes: await `writable`
         self.closed = False
-        self._begin_message()
-
-    def _begin_message(self) -> None:
-        self._target = b""
-        self._headers: Fields = []
-        self._head_complete = False
-        self._message_complete = False
-        self._tail = b""
-        self._overhead = 0
 
     # --- what the exchange says ---
 
     @property
     def keep_alive(self) -> bool:
         """Whether the connection stays open after the answer that is about to be written."""
-        return self._keep_alive and self._body is None and not self._callers.draining
+        reader = self._reader
+        return reader.keep_alive and reader.body is None and not self._deaf and not self._callers.draining
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self._task is not None
 
     def write(self, data: bytes) -> None:
         if not self.closed:
@@ -147,328 +129,214 @@ class CallerConnection(asyncio.Protocol):
         """Return when the caller takes more bytes, or is gone."""
         if self.congested and not self.closed:
             self._write_waiter = self._loop.create_future()
-            self._callers.stalled.start(self)
             try:
                 await self._write_waiter
             finally:
                 self._write_waiter = None
-                self._callers.stalled.stop(self)
 
     def end(self, *, keep_alive: bool) -> None:
         """The answer is written: wait for the next request, or close.
 
-        While the caller still sends, a close would reset the connection and could destroy the answer on its way:
-        then the rest is read and dropped for a moment first (RFC 9112 section 9.6).
+        While the caller may still send, a close would reset the connection and could destroy the answer on
+        its way: then the rest is read and dropped for a moment first (RFC 9112 section 9.6).
         """
-        self._request = None
+        reader = self._reader
         if self.closed:
             return
         if keep_alive:
-            self._begin_message()
+            reader.begin()
             self._callers.idle.start(self)
-            self._resume()
-            if self._ahead:
-                self._loop.call_soon(self._go_on)
-        elif self._body is None and not self._ahead:
-            self.close()
-        else:
+            self._turn()
+            if self._callers.draining:  # only now, so that what was read already is served still
+                self._loop.call_soon(self.close_if_idle)
+        elif self._deaf or reader.keep_alive or reader.body is not None or self._ahead:
             self._linger()
+        else:  # the caller asked for it, and sends no more
+            self.close()
+
+    def _turn(self) -> None:
+        """Go on, unless answers wait for the caller: unread ones must not pile up."""
+        if self._ahead:
+            self._loop.call_soon(self._go_on)
+        elif not self.congested:
+            self._resume()
 
     def _go_on(self) -> None:
-        ahead, self._ahead = self._ahead, b""
-        self._consume(ahead)
+        while self._ahead and self._takes_more():
+            piece = bytes(self._ahead[:_PIECE])
+            rest = self._consume(piece)
+            del self._ahead[: len(piece) - len(rest)]
+        if self._reader.body is None and len(self._ahead) <= _AHEAD:  # who reads the body asks for more
+            self._resume()
+        self._serve()
 
     def _linger(self) -> None:
-        self._partial = self._ahead = b""
-        self._body = None
-        self._lingering = 0
-        if self._ended:
+        self._deaf = True
+        self._ahead.clear()
+        callers = self._callers
+        callers.upload.stop(self)
+        if self._ended or len(callers.linger) >= callers.most:
             self.close()
             return
         self._resume()
-        self._callers.linger.start(self)
+        self._linger_until = self._loop.time() + _LINGER_AT_MOST
+        callers.linger.start(self)
         if self._transport.can_write_eof():
             self._transport.write_eof()
+
+    def lingered(self) -> None:
+        # Closing drops what the caller has not taken yet, should it send on: give it the time for that.
+        if self._transport.get_write_buffer_size() and self._loop.time() < self._linger_until:
+            self._callers.linger.start(self)
+        else:
+            self.close()
 
     def close(self) -> None:
         """Close after what was written is out."""
         if not self.closed:
-            if self._transport.get_write_buffer_size():
-                self._callers.flush.start(self)
+            self._stop()
             self._transport.close()
-            self._closed()
-
-    def give_up(self) -> None:
-        """The caller has not read the end of its answer for idle_timeout."""
-        self._transport.abort()
+            self._watch_unread()
 
     def abort(self) -> None:
         """Break off so that no caller takes what it got for a whole answer.
 
-        A plain close sends FIN, which ends a close-delimited body; without lingering (SO_LINGER 0) it is a reset.
+        A plain close sends FIN, which ends a close-delimited body; with SO_LINGER 0 it is a reset.
         """
-        if self.closed:
-            return
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and sys.platform != "win32":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
-        self._closed()
+        if self in self._callers.open:
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and sys.platform != "win32":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+            self._stop()
 
-    def drain(self) -> None:
-        """Close if no request is under way."""
-        if self._task is None and self._lingering < 0 and not self._partial:
+    def close_if_idle(self) -> None:
+        """Close unless a request is under way, or an answer."""
+        if self._reader.request is None and not self._reader.partial and not self._ahead and not self._deaf:
             self.close()
 
     # --- time ---
 
     def head_timed_out(self) -> None:
-        if self._partial:
+        if self._reader.partial:
             self._refuse(CallerTooSlow("The request head did not arrive within client_timeout."))
         else:
             self.close()
 
-    def stalled(self) -> None:
-        if self._write_waiter is not None:
+    def body_stalled(self) -> None:
+        self._refuse(CallerTooSlow("The request body stood still for idle_timeout."))
+
+    def answer_stalled(self) -> None:
+        """Break off when the caller has not taken a byte of its answer for idle_timeout."""
+        if self._transport.get_write_buffer_size() < self._unread:
+            self._watch_unread()
+        else:
             self.abort()
-        elif self._body is not None:
-            self._body.fail(CallerTooSlow("The request body stood still for idle_timeout."))
+
+    def _watch_unread(self) -> None:
+        self._unread = self._transport.get_write_buffer_size()
+        if self._unread:
+            self._callers.unread.start(self)
 
     # --- bytes ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        callers = self._callers
-        if len(callers.open) >= callers.most:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
+        full = self._callers.full
+        self._callers.open.add(self)
+        if full:
             self._refuse(TooManyCallers("As many local connections are open as max_clients allows."))
         else:
-            callers.open.add(self)
-            callers.head.start(self)
+            self._callers.head.start(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering >= 0:
-            self._lingering += len(data)
-            if self._lingering > _LINGER_BYTES:
+        if not self._deaf:
+            # What waits for its turn must not be overtaken.
+            if rest := data if self._ahead else self._consume(data):
+                self._ahead += rest
+                if len(self._ahead) > _AHEAD:
+                    self._pause()
+            self._serve()
+        elif self in self._callers.linger:
+            if self._loop.time() < self._linger_until:
+                self._callers.linger.start(self)
+            else:
                 self.close()
-            return
-        self._consume(data)
 
-    def _consume(self, data: bytes) -> None:
+    def _takes_more(self) -> bool:
+        reader = self._reader
+        return not self._deaf and (
+            reader.body is not None or (reader.request is None and not self.congested and not self.closed)
+        )
+
+    def _consume(self, data: bytes) -> bytes:
+        """Read as far as it goes now; returns what has to wait."""
         try:
-            while data and not self.closed:
-                if self._body is not None:
-                    data = self._feed_body(self._body, data)
-                elif self._request is None:
-                    data = self._feed_head(data)
-                else:
-                    self._ahead += data
-                    if len(self._ahead) > _AHEAD:
-                        self._pause()
-                    break
+            while data and self._takes_more():
+                data = self._feed_head(data) if self._reader.body is None else self._feed_body(data)
         except ProxyError as error:
             self._refuse(error)
-            return
-        if self._request is not None and self._task is None and not self.closed:
-            self._serve(self._request)
-
-    def _serve(self, request: Request) -> None:
-        task = _start(self._run(request), self._loop)
-        if not task.done():
-            self._task = task
-
-    async def _run(self, request: Request) -> None:
-        await self._callers.exchanges.serve(request, self)
-        self._task = None
-
-    def _refuse(self, error: ProxyError) -> None:
-        """The bytes are at fault: an error for the body that is being read, or an answer at once; then close."""
-        self._keep_alive = False
-        if self._request is not None and self._task is not None:
-            assert self._body is not None
-            self._body.fail(error)
-            return
-        self._callers.head.stop(self)
-        self._callers.exchanges.refuse(error, self, self._request)
-        if not self.closed:
-            self._request = None
-            self._linger()
-
-    # --- heads ---
+            return b""
+        return data
 
     def _feed_head(self, data: bytes) -> bytes:
-        """Read a head, or a part of one; returns what comes after it."""
-        known = len(self._partial)
-        if not known:
-            # RFC 9112 section 2.2: empty lines before a request line are ignored.
-            if data[0] in b"\r\n":
-                data = data.lstrip(b"\r\n")
-                if not data:
-                    return b""
-            self._callers.idle.stop(self)
-            head = data
-        else:
-            head = self._partial + data
-        end = head.find(b"\r\n\r\n", max(0, known - 3)) + 4
-        if end == 3:
-            if not known:
-                self._callers.head.start(self)
-            self._partial = head
-            self._parse(data)
-            if len(head) > self._callers.limits.max_head:
-                raise self._too_large()
-            return b""
-        self._partial = b""
-        self._callers.head.stop(self)
-        if end > self._callers.limits.max_head:
-            self._parse(data[: end - known])
-            raise self._too_large()
-        raw = head[:end]
-        self._parse(raw[known:])
-        self._request = self._read_request(raw)
-        return head[end:]
+        reader, callers = self._reader, self._callers
+        had_begun = reader.partial
+        rest = reader.feed(data)
+        if reader.request is not None:
+            callers.head.stop(self)
+            callers.idle.stop(self)
+        elif reader.partial and not had_begun:
+            callers.idle.stop(self)
+            callers.head.start(self)
+        return rest
 
-    def _too_large(self) -> ProxyError:
-        if self._headers or len(self._target) < self._callers.limits.max_head // 2:
-            return HeadTooLarge("The request head is larger than max_head.")
-        return TargetTooLong("The request target is longer than max_head allows.")
-
-    def _parse(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._message_complete = True  # `_read_request` sees to it
-        except httptools.HttpParserInvalidMethodError:
-            raise _unknown_method(self._partial or data) from None
-        except httptools.HttpParserCallbackError:
-            raise
-        except httptools.HttpParserError as error:
-            raise MalformedRequest(f"The request is not well-formed HTTP/1.1: {error}.") from None
-
-    def _read_request(self, raw: bytes) -> Request:
-        parser = self._parser
-        version = parser.get_http_version()
-        method: bytes = parser.get_method()
-        # llhttp takes several spaces, a missing version, RTSP and HTTP/2.0 in its stride.
-        if not self._head_complete or not raw.startswith(
-            b"%b %b HTTP/%b\r\n" % (method, self._target, version.encode())
-        ):
-            raise MalformedRequest("The request line is not `method SP target SP HTTP-version`.")
-        if version not in ("1.1", "1.0"):
-            raise MalformedRequest("The HTTP version is neither 1.1 nor 1.0.")
-        http11 = version == "1.1"
-        lines, noted = note_request(self._headers)
-        if b"upgrade" in noted and method != b"CONNECT":
-            self._parse_again(method, version, raw)
-        authority, target = (
-            (None, self._target) if method == b"CONNECT" else split_target(method, self._target)
-        )
-        body = self._read_framing(noted, http11)
-        self._keep_alive = method != b"CONNECT" and self._parser.should_keep_alive()
-        self._continue = http11 and noted.get(b"expect", b"").lower() == b"100-continue"
-        self._body = body
-        return Request(method, authority, target, http11, lines, noted, body)
-
-    def _parse_again(self, method: bytes, version: str, raw: bytes) -> None:
-        """After `Upgrade: h2c` (Java's HttpClient sends it) llhttp takes a body for another protocol's bytes.
-
-        We never upgrade, so the head is read once more without the field, and the body follows as it should.
-        """
-        self._parser = httptools.HttpRequestParser(self)
-        headers = [(name, value) for name, value in self._headers if name.lower() != b"upgrade"]
-        head = b"%b %b HTTP/%b\r\n" % (method, self._target, version.encode())
-        head += b"".join(b"%b: %b\r\n" % field for field in headers)
-        self._begin_message()
-        self._parse(head + b"\r\n")
-
-    def _read_framing(self, noted: dict[bytes, bytes], http11: bool) -> RequestBody | None:
-        coding = noted.get(b"transfer-encoding")
-        if coding is not None:
-            if not http11:
-                # RFC 9112 section 6.1: its framing must be taken for faulty.
-                raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding.")
-            if coding.lower() != b"chunked":
-                raise MalformedRequest("The only transfer coding that is served is chunked.")
-            return RequestBody(None, self._want_body)
-        length = int(noted.get(b"content-length", b"0"))
-        if self._callers.limits.max_body and length > self._callers.limits.max_body:
-            raise BodyTooLarge("The request body is larger than max_body.")
-        return RequestBody(length, self._want_body) if length else None
-
-    def on_message_begin(self) -> None:
-        pass
-
-    def on_url(self, target: bytes) -> None:
-        self._target += target
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_complete:
-            assert self._body is not None
-            self._body.trailers.append((name, value))
-        else:
-            self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self._head_complete = True
-
-    def on_message_complete(self) -> None:
-        self._message_complete = True
-
-    # --- bodies ---
-
-    def _feed_body(self, body: RequestBody, data: bytes) -> bytes:
-        """Read a part of a body; returns what comes after it."""
-        rest = self._feed_sized(body, data) if body.length is not None else self._feed_chunked(body, data)
-        if self._callers.limits.max_body and body.received > self._callers.limits.max_body:
-            raise BodyTooLarge("The request body is larger than max_body.")
-        if self._message_complete:
-            body.complete = True
-            self._body = None
-        elif body.buffered > HIGH_WATER:
+    def _feed_body(self, data: bytes) -> bytes:
+        reader = self._reader
+        body = reader.body
+        assert body is not None
+        self._callers.upload.stop(self)
+        reader.expects_continue = False  # RFC 9110 section 10.1.1: it does not wait for it any more
+        rest = reader.feed(data)
+        if body.buffered > HIGH_WATER and not body.complete:
             self._pause()
-        self._callers.stalled.stop(self)
         body.wake()
         return rest
 
-    def _feed_sized(self, body: RequestBody, data: bytes) -> bytes:
-        assert body.length is not None
-        left = body.length - body.received
-        self._parse(data[:left])
-        return data[left:]
-
-    def _feed_chunked(self, body: RequestBody, data: bytes) -> bytes:
-        """llhttp does not say where in `data` a message ended. A chunked one always ends with an empty line, so
-        what is fed ends at each empty line, and the end of the message falls on the end of something fed."""
-        known = len(self._tail)
-        seen = self._tail + data
-        start = search = 0
-        before = body.received
-        while True:
-            at = seen.find(b"\r\n\r\n", search)
-            stop = len(data) if at < 0 else at + 4 - known
-            self._parse(data[start:stop])
-            if self._message_complete:
-                return data[stop:]
-            if at < 0:
-                break
-            start, search = stop, at + 2
-        self._tail = seen[-3:]
-        self._overhead += len(data) - (body.received - before)
-        if self._overhead > self._callers.limits.max_head + 8 * body.received:
-            raise MalformedRequest("Chunk extensions and trailers are larger than max_head.")
-        return b""
-
-    def on_body(self, data: bytes) -> None:
-        assert self._body is not None
-        self._body.feed(data)
-
     def _want_body(self) -> None:
         """The exchange waits for more of the body."""
-        if self._continue:
-            self._continue = False
+        if self._reader.expects_continue:
+            self._reader.expects_continue = False
             self.write(_CONTINUE)
-        self._callers.stalled.start(self)
+        self._callers.upload.start(self)
         self._resume()
+
+    def _serve(self) -> None:
+        request = self._reader.request
+        if request is not None and self._task is None and not self._deaf and not self.closed:
+            task = _start(self._run(request), self._loop)
+            if not task.done():
+                self._task = task
+
+    async def _run(self, request: Request) -> None:
+        try:
+            await self._callers.exchanges.serve(request, self)
+        except BaseException:
+            self.abort()  # nobody would answer any more
+            raise
+        finally:
+            self._task = None
+
+    def _refuse(self, error: ProxyError) -> None:
+        """The bytes are at fault: an error for whoever reads the body, or an answer at once; then close."""
+        reader = self._reader
+        self._deaf = True
+        if self._task is None:
+            self._callers.head.stop(self)
+            self._callers.idle.stop(self)
+            self._callers.exchanges.refuse(error, self, reader.request)
+        elif reader.body is not None:
+            reader.body.fail(error)
 
     # --- flow, and the end ---
 
@@ -484,10 +352,16 @@ class CallerConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.congested = True
+        self._watch_unread()
 
     def resume_writing(self) -> None:
         self.congested = False
+        self._callers.unread.stop(self)
         self._wake()
+        if self.closed:
+            self._watch_unread()
+        elif self._reader.request is None:
+            self._turn()
 
     def _wake(self) -> None:
         if self._write_waiter is not None and not self._write_waiter.done():
@@ -495,44 +369,32 @@ class CallerConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._ended = True
-        if self._lingering >= 0:
-            self.close()
-        elif self._task is not None:
-            # A caller that closes and one that only closes its sending side look the same from here; like other
-            # servers, we take the request for abandoned.
+        if self._task is not None:
+            # A caller that closes and one that only closes its sending side look the same from here; like
+            # other servers, we take the request for abandoned.
             self.abort()
-        elif self._partial:
+        elif self._reader.partial and not self._deaf:
             self._refuse(MalformedRequest("The connection ended in the middle of the request head."))
         else:
             self.close()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._callers.flush.stop(self)
-        self._closed()
+        self._callers.unread.stop(self)
+        self._stop()
+        self._callers.lost(self)
 
-    def _closed(self) -> None:
+    def _stop(self) -> None:
+        """Nothing more is read or written, and who works for this connection ends."""
         if self.closed:
             return
         self.closed = True
         callers = self._callers
-        for deadlines in (callers.head, callers.idle, callers.stalled, callers.linger):
+        for deadlines in (callers.head, callers.idle, callers.upload, callers.linger):
             deadlines.stop(self)
         self._wake()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        callers.closed(self)
-
-
-_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-
-
-def _unknown_method(start: bytes) -> MalformedRequest:
-    # RFC 9110 section 5.6.2 says what a method may look like.
-    method = start.split(b" ", 1)[0]
-    if method and b" " in start and _TOKEN.issuperset(method):
-        return MethodUnknown("The request's method is not known to this proxy.")
-    return MalformedRequest("The request does not begin with an HTTP method.")
 
 
 if sys.version_info >= (3, 12):

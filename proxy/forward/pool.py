@@ -52,6 +52,7 @@ class Pool:
         self._open: set[Connection] = set()  # idle ones included
         self._dialing = 0
         self._waiting: deque[_Turn] = deque()
+        self._granted: set[Connection] = set()  # on their way to who waited for them
         self._closing = False
 
     @property
@@ -66,10 +67,9 @@ class Pool:
     def take(self, *, recent: bool) -> Connection | None:
         """An idle connection that is fit for a request, if there is one; does not wait.
 
-        `recent`: only one that was used in the last two seconds and shows no sign of being closed, since this
-        request must not be sent twice.
+        `recent`: only one that was used in the last two seconds, since this request must not be sent twice.
         """
-        if self._waiting:
+        if self._waiting and self._first_waiting() is not None:
             return None  # nobody overtakes those who wait
         now = self._now()
         while self._idle:
@@ -81,16 +81,17 @@ class Pool:
             if (
                 now - connection.idle_since <= self._keepalive
                 and now < connection.retire_at
-                and not (recent and connection.gone())
+                and not connection.gone()
             ):
                 return connection
             connection.close()
         return None
 
     async def open(self, *, fresh: bool = False) -> Connection:
-        """A new connection, or one that becomes free while the pool is full. Raises AllConnectionsBusy and FumageError.
+        """A new connection, or one that becomes free while the pool is full.
 
-        `fresh`: never one that was used before, even if that means to close one.
+        `fresh`: never one that was used before, even if that means to close one. Raises AllConnectionsBusy
+        and FumageError.
         """
         freed = await self._slot(fresh)
         if freed is not None:
@@ -106,17 +107,17 @@ class Pool:
 
     async def _slot(self, fresh: bool) -> Connection | None:
         """The right to open a connection (None, and counted as dialing), or a connection instead."""
-        while True:
-            if len(self._open) + self._dialing < self._limit:
-                self._dialing += 1
-                return None
-            if self._idle:  # none that `take` would have given
-                next(iter(self._idle)).close()
-                continue
-            freed = await self._wait(fresh)
-            if freed is None or not freed.gone():
-                return freed
-            freed.close()
+        if len(self._open) + self._dialing >= self._limit:
+            if not self._idle:
+                return await self._wait(fresh)
+            self._exchange_for_slot(next(iter(self._idle)))  # none that `take` would have given
+        else:
+            self._dialing += 1
+        return None
+
+    def _exchange_for_slot(self, connection: Connection) -> None:
+        self._dialing += 1  # first, so that the slot goes to nobody else
+        connection.close()
 
     def _admit(self, connection: Connection) -> None:
         jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 (no secret)
@@ -131,7 +132,7 @@ class Pool:
         self._waiting.append(turn)
         try:
             async with asyncio.timeout(self._busy_timeout):
-                return await turn.granted
+                return self._collect(await turn.granted)
         except BaseException as error:
             self._give_up(turn)
             if isinstance(error, TimeoutError):
@@ -140,14 +141,37 @@ class Pool:
                 ) from None
             raise
 
-    def _give_up(self, turn: "_Turn") -> None:
-        if not turn.granted.done() or turn.granted.cancelled():
+    def _collect(self, granted: Connection | None) -> Connection | None:
+        """What was granted, or None and the slot of a connection that has closed meanwhile."""
+        if granted is None:
+            return None
+        self._granted.discard(granted)
+        if granted.closed:
+            return None  # `_on_close` has kept the slot
+        if granted.gone():
+            self._exchange_for_slot(granted)
+            return None
+        return granted
+
+    def _give_up(self, turn: _Turn) -> None:
+        if turn.granted.cancelled():
             if turn in self._waiting:
                 self._waiting.remove(turn)
-        elif (connection := turn.granted.result()) is not None:
+        elif (connection := self._collect(turn.granted.result())) is not None:
             self.release(connection)
         else:
             self._free_slot()
+
+    def _first_waiting(self) -> _Turn | None:
+        """The first who still waits: one whose task was cancelled stands here until that task runs."""
+        while self._waiting and self._waiting[0].granted.done():
+            self._waiting.popleft()
+        return self._waiting[0] if self._waiting else None
+
+    def _grant(self, connection: Connection | None) -> None:
+        if connection is not None:
+            self._granted.add(connection)
+        self._waiting.popleft().granted.set_result(connection)
 
     def _free_slot(self) -> None:
         self._dialing -= 1
@@ -155,25 +179,27 @@ class Pool:
 
     def _offer_slot(self) -> None:
         """Let the first who waits open a connection, if the limit allows."""
-        if self._waiting and len(self._open) + self._dialing < self._limit:
+        if len(self._open) + self._dialing < self._limit and self._first_waiting() is not None:
             self._dialing += 1
-            self._waiting.popleft().granted.set_result(None)
+            self._grant(None)
 
     def release(self, connection: Connection) -> None:
         """Give back a connection whose exchange is over, or was broken off."""
-        if not connection.reusable or self._closing or self._now() >= connection.retire_at:
+        now = self._now()
+        if not connection.reusable or self._closing or now >= connection.retire_at:
             if connection.complete:
                 connection.close()
             else:
                 connection.abort()
             return
         connection.kept_alive = True
-        if self._waiting and not self._waiting[0].fresh:
-            self._waiting.popleft().granted.set_result(connection)
-        elif self._waiting:
-            connection.close()  # which lets that one open its own
+        if self._waiting and (turn := self._first_waiting()) is not None:
+            if turn.fresh:
+                connection.close()  # which lets that one open its own
+            else:
+                self._grant(connection)
         else:
-            connection.idle_since = self._now()
+            connection.idle_since = now
             self._idle[connection] = None
             self._idle_deadlines.start(connection)
 
@@ -182,6 +208,8 @@ class Pool:
             del self._idle[connection]
             self._idle_deadlines.stop(connection)
         self._open.discard(connection)
+        if connection in self._granted:
+            self._dialing += 1  # the slot stays with whom the connection was granted to
         self._offer_slot()
 
     async def warm(self) -> None:

@@ -1,7 +1,7 @@
 """The caller's body on its way to Fumage, and the bounded copy of it that a replay needs."""
 
 from proxy.forward.outbound import Connection
-from proxy.forward.request import RequestBody
+from proxy.forward.request import Request
 from proxy.rules.headers import trailer_lines
 
 GATHER = 64 * 1024  # bytes that are received before a connection to Fumage is taken
@@ -29,8 +29,9 @@ class Upload:
     `replayable` turns false for good when limit or memory is used up.
     """
 
-    def __init__(self, body: RequestBody | None, limit: int, memory: ReplayMemory):
-        self._body = body
+    def __init__(self, request: Request, limit: int, memory: ReplayMemory):
+        self._body = body = request.body
+        self._connection_field = request.noted.get(b"connection")
         self._limit = limit
         self._memory = memory
         self._held: list[bytes] = []  # from the first byte on, as long as the body is replayable
@@ -44,12 +45,24 @@ class Upload:
         return self._body is None or self._body.exhausted
 
     async def gather(self) -> None:
-        """Receive a short body whole, of a chunked one the first 64 KiB, so that a slow caller holds no connection."""
+        """Receive a short body whole, of a chunked one the first 64 KiB: slow callers hold no connection."""
         body = self._body
         if body is None or (body.length is not None and body.length > GATHER):
             return
         while self._size < GATHER and (chunk := body.take() or await body.read()):
             self._hold(chunk)
+
+    async def whole(self) -> bytes | None:
+        """Receive all of the body, and keep it for `at_hand`; None as soon as it is too much to be kept."""
+        body = self._body
+        if body is None:
+            return b""
+        while self.replayable and (chunk := body.take() or await body.read()):
+            self._hold(chunk)
+        if not self.replayable:
+            return None
+        self._held = [b"".join(self._held)]
+        return self._held[0]
 
     def _hold(self, chunk: bytes) -> None:
         self._held.append(chunk)
@@ -62,7 +75,7 @@ class Upload:
             self._reserved += len(chunk)
 
     def at_hand(self) -> bytes:
-        """All that has been taken from the caller so far, framed; with the end of the body if that is here too."""
+        """All that has been taken from the caller so far, framed; with the end of the body if it is here."""
         if self._body is None:
             return b""
         data = self._framed(b"".join(self._held))
@@ -83,6 +96,11 @@ class Upload:
         connection.write(self._end())
         connection.sent_all()
 
+    def spare(self) -> None:
+        """Keep nothing any more: no replay will come."""
+        self.replayable = False
+        self._forget()
+
     def _forget(self) -> None:
         if not self.replayable:
             self._held.clear()
@@ -98,7 +116,7 @@ class Upload:
         assert self._body is not None
         if self._body.length is not None:
             return b""
-        return b"0\r\n" + trailer_lines(self._body.trailers) + b"\r\n"
+        return b"0\r\n" + trailer_lines(self._body.trailers, self._connection_field) + b"\r\n"
 
     def release(self) -> None:
         """Give the memory back."""

@@ -1,9 +1,9 @@
 """TLS as a codec inside a connection: bytes from the wire become plain bytes, and the other way round.
 
-Not a transport below the connection, as asyncio and uvloop have it, for three reasons. Whether the peer closed
-with close_notify can be told from a cut (RFC 8446 section 6.1: a close-delimited body that was cut must not pass
-for whole). Pausing the reading of the TCP connection never leaves decrypted data behind in a lower layer, which
-is where uvloop 0.23 loses it when the peer closes. And a response costs one callback instead of four.
+Not a transport below the connection, as asyncio and uvloop have it, for three reasons. Whether the peer
+closed with close_notify can be told from a cut (RFC 8446 section 6.1: a close-delimited body that was cut
+must not pass for whole). Pausing the reading of the TCP connection never leaves decrypted data behind in a
+lower layer, which is where uvloop 0.23 loses it when the peer closes. And a response costs one callback.
 """
 
 import ssl
@@ -24,45 +24,54 @@ class TLS:
         self._below = below
         self.ready = False
         self.closed_by_peer = False  # close_notify has arrived
+        self.ended = False  # nothing more can come: the peer has closed this TLS, or the one below it
+        self.error: ssl.SSLError | None = None  # what ended it; `pending` has our alert
 
     def receive(self, data: bytes) -> bytes:
-        """The plain bytes in what came from the wire; raises ssl.SSLError. Ask `pending()` afterwards."""
+        """The plain bytes in what came from the wire, up to an `error`. Ask for `pending` afterwards."""
         if self._below is not None:
             data = self._below.receive(data)
+            self.error, self.ended = self._below.error, self._below.ended
         self._incoming.write(data)
-        if not self.ready:
-            try:
-                self._object.do_handshake()
-            except ssl.SSLWantReadError:
-                return b""
-            self.ready = True
-        return self._read()
-
-    def _read(self) -> bytes:
         chunks: list[bytes] = []
+        try:
+            if self.ready or self._shake_hands():
+                self._read(chunks)
+        except ssl.SSLError as error:
+            self.error = error
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def start(self) -> bytes:
+        """The first flight of the handshake."""
+        try:
+            self._shake_hands()
+        except ssl.SSLError as error:
+            self.error = error
+        return self.pending()
+
+    def _shake_hands(self) -> bool:
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        self.ready = True
+        return True
+
+    def _read(self, chunks: list[bytes]) -> None:
         read, incoming = self._object.read, self._incoming
         try:
             # The check spares the exception that a last, empty read would cost.
             while incoming.pending or self._object.pending():
                 chunk = read(_RECORD)
                 if not chunk:
-                    self.closed_by_peer = True
-                    break
+                    self.closed_by_peer = self.ended = True
+                    return
                 chunks.append(chunk)
         except ssl.SSLWantReadError:
             pass
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-    def start(self) -> bytes:
-        """The first flight of the handshake."""
-        try:
-            self._object.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-        return self.pending()
 
     def send(self, data: bytes) -> bytes:
-        """What has to go out on the wire for these plain bytes."""
+        """What has to go out on the wire for these plain bytes; raises ssl.SSLError."""
         # A memory BIO takes any amount, so a write is never partial.
         self._object.write(data)
         return self.pending()
@@ -70,9 +79,12 @@ class TLS:
     def pending(self) -> bytes:
         """What has to go out on the wire now: a handshake flight, an alert, a key update; often nothing."""
         out = self._outgoing.read() if self._outgoing.pending else b""
-        if self._below is not None:
-            return (self._below.send(out) if out else b"") + self._below.pending()
-        return out
+        below = self._below
+        if below is None:
+            return out
+        if out and below.error is None and not below.ended:
+            return below.send(out)
+        return below.pending()
 
     def close(self) -> bytes:
         """Our close_notify."""

@@ -163,7 +163,10 @@ class FumageConnectTimeout(FumageError):
 
 class FumageResponseTimeout(FumageError):
     status, issue, error = 504, "timeout", "http_response_timeout"
-    advice = "Ask for less at once, or raise response_timeout. A write may have been done: look before you repeat it."
+    advice = (
+        "Ask for less at once, or raise response_timeout. "
+        "A write may have been done: look before you repeat it."
+    )
 
 
 # --- the EMR's token endpoint ---

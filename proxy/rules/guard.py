@@ -10,13 +10,13 @@ from proxy.rules.headers import EXPOSED
 DEFAULT_HOSTS = ("localhost", "127.0.0.1", "::1")
 METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
-# RFC 9110 section 7.2 with RFC 3986 section 3.2.2, less user info: reg-name or IPv4, or a bracketed IPv6 address.
+# RFC 9110 section 7.2 with RFC 3986 section 3.2.2, less user info: a name or IPv4, or IPv6 in brackets.
 _AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._~%!$&'()*+;=-]*))(?::([0-9]{0,5}))?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 
 
 def split_target(method: bytes, target: bytes) -> tuple[bytes | None, bytes]:
-    """The authority of an absolute-form target (None for the other forms) and its path with query, byte-exact.
+    """The authority of an absolute-form target (else None) and its path with query, byte-exact.
 
     Raises MalformedRequest for a target that is neither origin-form, absolute-form nor `OPTIONS *`
     (RFC 9112 section 3.2), and for one with a fragment.
@@ -42,17 +42,21 @@ def host_of(authority: bytes) -> str:
     Raises MalformedRequest when it is no authority, or carries user info.
     """
     found = _AUTHORITY.fullmatch(authority)
-    if not found:
+    if not found or (found[1] is not None and not _is_ipv6(found[1])):
         raise MalformedRequest("The Host field is not a host with an optional port.")
-    if found[1] is not None:
-        return canonical_host(found[1].decode("ascii"))
-    host = found[2].decode("ascii").lower()
-    return host.removesuffix(".")
+    return canonical_host((found[1] or found[2]).decode("ascii"))
+
+
+def _is_ipv6(address: bytes) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(address.decode("ascii")))
+    except ValueError:
+        return False
 
 
 def canonical_host(host: str) -> str:
     """A host name or address in the one form in which hosts are compared."""
-    host = host.strip("[]").lower()
+    host = host.strip("[]").lower().removesuffix(".")
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -104,12 +108,14 @@ class Guard:
                 return
             raise CallerRefused(
                 "The request comes from a web page of an origin that is not allowed.",
-                "If that page should read this data, add its origin to allowed_origins (FUMAGE_PROXY_ALLOWED_ORIGINS).",
+                "If that page should read this data, add its origin to allowed_origins "
+                "(FUMAGE_PROXY_ALLOWED_ORIGINS).",
             )
         if noted[b"sec-fetch-site"].lower() not in (b"same-origin", b"none"):
             raise CallerRefused(
                 "The request comes from a web page of another site.",
-                "Only fetch requests of an origin in allowed_origins (FUMAGE_PROXY_ALLOWED_ORIGINS) are served.",
+                "Only fetch requests of an origin in allowed_origins (FUMAGE_PROXY_ALLOWED_ORIGINS) "
+                "are served.",
             )
 
     def allowed_origin(self, noted: dict[bytes, bytes]) -> bytes | None:
@@ -124,7 +130,7 @@ def is_preflight(method: bytes, noted: dict[bytes, bytes]) -> bool:
 
 
 def preflight_lines(noted: dict[bytes, bytes]) -> list[bytes]:
-    """What a preflight's answer says besides `cors_lines`: every method that the proxy serves, and the fields asked for."""
+    """What a preflight's answer says besides `cors_lines`: all methods served, and the fields asked for."""
     lines = [b"Access-Control-Allow-Methods: ", METHODS, b"\r\n", b"Access-Control-Max-Age: 600\r\n"]
     if asked := noted.get(b"access-control-request-headers"):
         lines += (b"Access-Control-Allow-Headers: ", asked, b"\r\n")

@@ -1,10 +1,11 @@
 """The header fields of both directions: strip, then add.
 
 A head goes on as parsed parts, never as copied raw bytes. Fields lie as `(name, value)` pairs of bytes, in
-the order, case and number in which they came; what is built is a list of bytes that one join turns into a head.
+the order, case and number in which they came; what is built is a list of bytes that one join makes a head.
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -27,25 +28,47 @@ HOP_BY_HOP = frozenset(
 # The caller's word on who it is does not reach Fumage: the proxy alone vouches for the request.
 _IDENTITY = frozenset((b"authorization", b"cookie", b"cookie2", b"forwarded"))
 
-# Fields of a request that do not go on as they came, or that a station looks at. Everything else is copied unseen.
+# Fields that make some servers act on another method or path than the request line's. The first stands for
+# all that begin so.
+OVERRIDES = frozenset((b"x-http-method*", b"x-method-override", b"x-original-url", b"x-rewrite-url"))
+
+# What `allow` looks at. WSGI servers read `X_Original_URL` as `X-Original-URL`, so that one is noted as well.
+_JUDGED = OVERRIDES | {b"content-encoding", b"content-type", b"if-none-exist"}
+
+# Fields of a request that do not go on as they came, or that a station looks at. All else is copied unseen.
 _TAKEN = HOP_BY_HOP | _IDENTITY | {b"host", b"content-length", b"expect"}
-_NOTED = _TAKEN | frozenset(
-    (
+_NOTED = (
+    _TAKEN
+    | _JUDGED
+    | {
         b"origin",
-        b"sec-fetch-site",
-        b"sec-fetch-mode",
-        b"sec-fetch-dest",
-        b"sec-fetch-user",
         b"via",
         b"x-request-id",
         b"access-control-request-method",
         b"access-control-request-headers",
-        b"content-type",
-    )
+    }
 )
 
-# Framing and routing have no place in a trailer section (RFC 9110 section 6.5.1), nor has anything stripped above.
-_NOT_IN_TRAILERS = _TAKEN | {b"x-request-id", b"via", b"set-cookie", b"content-encoding", b"content-type"}
+# Framing and routing have no place in a trailer section (RFC 9110 section 6.5.1), nor has what is stripped
+# above, nor what would speak for a field that the proxy itself adds, changes or leaves out.
+_NOT_IN_TRAILERS = (_TAKEN | _JUDGED) | frozenset(
+    (
+        b"content-location",
+        b"content-range",
+        b"content-security-policy",
+        b"location",
+        b"origin",
+        b"proxy-status",
+        b"set-cookie",
+        b"set-cookie2",
+        b"trailer",
+        b"vary",
+        b"via",
+        b"x-content-type-options",
+        b"x-request-id",
+    )
+)
+_NOT_BEGINNING_TRAILERS = (b"x-forwarded-", b"sec-fetch-", b"access-control-", b"x-http-method")
 
 _RESPONSE_DROPPED = HOP_BY_HOP | frozenset(
     (
@@ -56,6 +79,12 @@ _RESPONSE_DROPPED = HOP_BY_HOP | frozenset(
     )
 )
 _RESPONSE_NOTED = _RESPONSE_DROPPED | {b"location", b"content-location", b"fumage-correlation-id"}
+
+BROWSER = b"sec-fetch-*"  # noted, under this name, when there is any of the fields that only browsers send
+NOSNIFF = frozenset((b"x-content-type-options",))
+
+# True only of the bytes that Fumage sent: a body whose links are rewritten is not described by them.
+OF_THE_BYTES = frozenset((b"accept-ranges", b"content-digest", b"content-md5", b"digest", b"repr-digest"))
 
 VIA = b"1.1 fumage-proxy"
 PSEUDONYM = b"fumage-proxy"
@@ -78,15 +107,38 @@ def note_request(headers: Fields) -> tuple[list[bytes], dict[bytes, bytes]]:
             noted[lower] = noted[lower] + b", " + value if lower in noted else value
             if lower in _TAKEN:
                 continue
-        elif lower.startswith(b"x-forwarded-"):
-            continue
+        elif lower.startswith(_BY_PREFIX) or _UNDERSCORE in lower:
+            if lower.startswith(b"x-forwarded-"):
+                continue
+            _note_rare(lower, value, noted)
         lines += (name, b": ", value, b"\r\n")
-    if b"connection" in noted and (named := connection_options(noted[b"connection"]) - HOP_BY_HOP - _CONTROL):
-        lines = _without(lines, named)
+    if noted.get(b"connection", b"close").lower() not in _PLAIN:
+        lines = without(lines, connection_options(noted[b"connection"]) - HOP_BY_HOP - _CONTROL)
+    if b"x-request-id" in noted and (not noted[b"x-request-id"] or _is_named(b"x-request-id", noted)):
+        # One that does not go on is none: the answer and the log must not show another than Fumage's.
+        lines = without(lines, _REQUEST_ID)
+        del noted[b"x-request-id"]
     return lines, noted
 
 
+def _note_rare(lower: bytes, value: bytes, noted: dict[bytes, bytes]) -> None:
+    name = lower
+    if lower.startswith(b"sec-fetch-"):
+        noted[BROWSER] = b""
+    else:
+        name = lower.replace(b"_", b"-")
+        if name.startswith(b"x-http-method"):
+            name = b"x-http-method*"
+        elif name not in _JUDGED:
+            return
+    noted[name] = noted[name] + b", " + value if name in noted else value
+
+
+_UNDERSCORE = ord("_")  # a number, because `b"_" in …` takes ten times as long
+_BY_PREFIX = (b"x-forwarded-", b"sec-fetch-", b"x-http-method")
 _CONTROL = frozenset((b"close", b""))
+_PLAIN = frozenset((b"keep-alive", b"close"))  # Connection fields that name no field to be taken out
+_REQUEST_ID = frozenset((b"x-request-id",))
 
 
 def connection_options(value: bytes) -> set[bytes]:
@@ -94,7 +146,12 @@ def connection_options(value: bytes) -> set[bytes]:
     return {option.strip(b" \t") for option in value.lower().split(b",")}
 
 
-def _without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
+def _is_named(name: bytes, noted: dict[bytes, bytes]) -> bool:
+    return b"connection" in noted and name in connection_options(noted[b"connection"])
+
+
+def without(lines: list[bytes], names: AbstractSet[bytes]) -> list[bytes]:
+    """The lines less the fields of these lower-cased names."""
     kept: list[bytes] = []
     for at in range(0, len(lines), 4):
         if lines[at].lower() not in names:
@@ -128,7 +185,7 @@ def authorized(head: bytes, authorization: bytes) -> bytes:
 def note_response(headers: Fields) -> tuple[list[bytes], dict[bytes, bytes]]:
     """Like `note_request`, for an answer: the pieces of the lines that go on, and the noted fields.
 
-    Location and Content-Location stand in the lines as they came; `replace` puts in what links make of them.
+    Location and Content-Location stand in the lines as they came: what links make of them is the exchange's.
     """
     lines: list[bytes] = []
     noted: dict[bytes, bytes] = {}
@@ -139,8 +196,8 @@ def note_response(headers: Fields) -> tuple[list[bytes], dict[bytes, bytes]]:
             if lower in _RESPONSE_DROPPED:
                 continue
         lines += (name, b": ", value, b"\r\n")
-    if b"connection" in noted and (named := connection_options(noted[b"connection"]) - HOP_BY_HOP - _CONTROL):
-        lines = _without(lines, named)
+    if noted.get(b"connection", b"close").lower() not in _PLAIN:
+        lines = without(lines, connection_options(noted[b"connection"]) - HOP_BY_HOP - _CONTROL)
     return lines, noted
 
 
@@ -153,10 +210,32 @@ def without_cors(lines: list[bytes]) -> list[bytes]:
     return kept
 
 
-def trailer_lines(trailers: Fields) -> bytes:
-    """A trailer section without what must not stand in one, and without its closing CRLF."""
+def trailer_lines(
+    trailers: Fields, connection: bytes | None, besides: AbstractSet[bytes] = frozenset()
+) -> bytes:
+    """A trailer section without what must not stand in one, and without its closing CRLF.
+
+    `connection` is the message's Connection field, which may name trailer fields too; `besides` go as well.
+    """
+    if not trailers:
+        return b""
+    dropped = _NOT_IN_TRAILERS | besides
+    if connection is not None:
+        dropped |= connection_options(connection)
     return b"".join(
-        b"%b: %b\r\n" % (name, value)
-        for name, value in trailers
-        if name.lower() not in _NOT_IN_TRAILERS and not name.lower().startswith(b"x-forwarded-")
+        b"%b: %b\r\n" % (name, value) for name, value in trailers if _may_trail(name.lower(), dropped)
     )
+
+
+def _may_trail(lower: bytes, dropped: AbstractSet[bytes]) -> bool:
+    dashed = lower.replace(b"_", b"-")  # see _JUDGED
+    return dropped.isdisjoint((lower, dashed)) and not dashed.startswith(_NOT_BEGINNING_TRAILERS)
+
+
+def values_of(lines: list[bytes], names: AbstractSet[bytes]) -> dict[bytes, bytes]:
+    """The fields of these lower-cased names; of one that came several times, the list."""
+    found: dict[bytes, bytes] = {}
+    for at in range(0, len(lines), 4):
+        if (lower := lines[at].lower()) in names:
+            found[lower] = found[lower] + b", " + lines[at + 2] if lower in found else lines[at + 2]
+    return found

@@ -6,6 +6,24 @@ import math
 from proxy.rules.errors import ProxyError
 from proxy.rules.guard import METHODS
 
+# The reason phrases of the proxy's own answers.
+REASONS = {
+    204: b"No Content",
+    400: b"Bad Request",
+    403: b"Forbidden",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    508: b"Loop Detected",
+}
+
 
 def outcome(error: ProxyError, request_id: str) -> bytes:
     """A FHIR OperationOutcome: what happened, whose fault it is, what to do, and the request id.

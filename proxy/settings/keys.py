@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
+from proxy.rules.allow_words import read_words
 from proxy.settings import values
 from proxy.settings.values import MASK, URL, Address
 
@@ -56,20 +57,15 @@ def _choice(*words: W) -> Kind[W]:
     return Kind(lambda text: values.one_of(text, words), "|".join(words))
 
 
-def _so_far(kind: Kind[T], *supported: T) -> Kind[T]:
-    """The kind, less the values whose parts do not exist yet."""
-
-    def parse(text: str) -> T:
-        value = kind.parse(text)
-        if value not in supported:
-            raise ValueError(f"{values.quote(text)} is not supported by this version")
-        return value
-
-    return replace(kind, parse=parse)
+def _permissions(text: str) -> str:
+    read_words(text)
+    return text
 
 
 _TEXT = Kind(str, "TEXT")
 _SECRET = Kind(str, "TEXT", show=lambda _: MASK)
+_STORE = Kind(str, "memory|URL", show=values.mask_url)
+_STORE_KEYS = Kind(values.token_store_keys, "TEXT,...", show=lambda _: MASK)
 _FILE = Kind(Path, "FILE")
 _BASE = Kind(values.base, "URL")
 _ENDPOINT = Kind(values.endpoint, "URL")
@@ -81,6 +77,8 @@ _HEAD_SIZE = replace(_SIZE, parse=partial(values.size, least=1024))
 _COUNT = Kind(values.count, "NUMBER", native=(int,))
 _HOSTS = Kind(values.allowed_hosts, "HOST,...", _joined, (list,))
 _ORIGINS = Kind(values.allowed_origins, "ORIGIN,...", _joined, (list,))
+_PERMISSIONS = Kind(_permissions, "WORD ...", native=(list,))
+_LINKS = Kind(values.links, "off|location|bundle|all[,absolute]", native=(list,))
 _ADDRESSES = Kind(values.addresses, "ADDRESS,...", _joined, (list,))
 _ADDRESSES_OR_OFF = Kind(
     values.addresses_or_off, "ADDRESS,...|off", lambda found: _joined(found) or "off", (list,)
@@ -173,13 +171,15 @@ class Settings:
     )
     allowed_origins: tuple[str, ...] = _key(_ORIGINS, "", "browser origins that are answered (CORS)")
     allow: str = _key(
-        _so_far(_TEXT, "*.cruds"), "*.cruds", "FHIR permissions, such as Patient.rs Appointment.cruds"
+        _PERMISSIONS,
+        "*.cruds",
+        "what callers may do, in SMART v2 words: Patient.rs Appointment.cruds; *.cruds restricts nothing",
     )
     links: str = _key(
-        _so_far(_choice("off", "location", "bundle", "all"), "off", "location"),
+        _LINKS,
         "location",
         "links to Fumage that become the caller's address: off, location (Location and Content-Location), "
-        "bundle (also Bundle.link), all (also attachments)",
+        "bundle (also Bundle.link), all (also attachments); with ,absolute after the last two, paths too",
     )
 
     connect_timeout: float = _key(_DURATION, "10s", "connecting incl. TLS, and waiting for a free connection")
@@ -213,13 +213,32 @@ class Settings:
     client_cert: Path | None = _key(_FILE, None, "client certificate (PEM) for Fumage and the EMR")
     client_key: Path | None = _key(_FILE, None, "its key, unless it stands in the same file")
 
+    token_store: str = _key(
+        _STORE,
+        values.MEMORY,
+        "where the token lies: memory, or a Redis that replicas share (extra redis): redis://host, "
+        "rediss://host (and ?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE) or unix:/path",
+    )
+    token_store_password: str | None = _key(
+        _SECRET, None, "its password; this or token_store_password_file", secret=True
+    )
+    token_store_password_file: Path | None = _key(_FILE, None, "a file that holds it", flag=False)
+    token_store_key: tuple[str, ...] | None = _key(
+        _STORE_KEYS,
+        None,
+        "what tokens in a shared store are encrypted with, at least 32 characters; of several, "
+        "comma-separated, the first encrypts and all decrypt; this or token_store_key_file",
+        secret=True,
+    )
+    token_store_key_file: Path | None = _key(_FILE, None, "a file that holds it", flag=False)
+
     log_level: str = _key(_choice("debug", "info", "warning", "error"), "info", "what to log")
     log_format: str = _key(
         _choice("auto", "text", "json"),
         "auto",
         "of the log; auto is text on a terminal, JSON lines otherwise",
     )
-    quit_endpoint: bool = _key(_so_far(_BOOLEAN, False), "false", "POST /quitquitquit on the admin listener")
+    quit_endpoint: bool = _key(_BOOLEAN, "false", "POST /quitquitquit on the admin listener")
 
 
 def _rows() -> dict[str, Key]:

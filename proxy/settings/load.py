@@ -212,6 +212,12 @@ def _disjoint(checked: Values, chosen: Choice) -> Iterator[str]:
             yield f"{_culprit('admin_listen', chosen)}: {address} is in listen too"
 
 
+def _sealed(checked: Values, chosen: Choice) -> Iterator[str]:
+    if checked["token_store"] != values.MEMORY and not checked["token_store_key"]:
+        advice = f"set {KEYS['token_store_key'].environment} or {KEYS['token_store_key_file'].environment}"
+        yield f"{_culprit('token_store', chosen)}: tokens lie encrypted in a shared store; {advice}"
+
+
 def _certificate(checked: Values, chosen: Choice) -> Iterator[str]:
     if checked["client_key"] and not checked["client_cert"]:
         yield f"{_culprit('client_key', chosen)}: is of no use without client_cert"
@@ -239,6 +245,7 @@ _RULES = (
     (("listen", "unsafe_listen"), _reachable),
     (("listen", "admin_listen"), _disjoint),
     (("client_cert", "client_key"), _certificate),
+    (("token_store", "token_store_key"), _sealed),
     (("ca_file",), _readable("ca_file")),
     (("client_cert",), _readable("client_cert")),
     (("client_key",), _readable("client_key")),

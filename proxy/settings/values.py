@@ -298,12 +298,37 @@ def _allowed_origin(text: str) -> str:
     return origin
 
 
+MEMORY = "memory"  # the token store that needs nothing
+
+
+def token_store_keys(text: str) -> tuple[str, ...]:
+    """The texts that keys are derived from; the message shows none of them."""
+    keys = tuple(key.strip() for key in text.split(","))
+    if any(len(key) < 32 for key in keys):
+        raise ValueError("must be at least 32 characters, of several keys each")
+    return keys
+
+
 def one_of(text: str, words: tuple[W, ...]) -> W:
     """One of the words, in any case."""
     for word in words:
         if word == text.lower():
             return word
     raise ValueError(f"{quote(text)} is none of {', '.join(words)}")
+
+
+_LINKS = ("off", "location", "bundle", "all")
+
+
+def links(text: str) -> str:
+    """One of the words for links, and after the two that look into bodies, by wish, `,absolute`."""
+    word, *rest = (part.strip() for part in text.split(","))
+    word = one_of(word, _LINKS)
+    if not rest:
+        return word
+    if [one.lower() for one in rest] != ["absolute"] or word not in ("bundle", "all"):
+        raise ValueError(f"{quote(text)}: only bundle,absolute and all,absolute have a comma")
+    return f"{word},absolute"
 
 
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")

@@ -32,7 +32,7 @@ OAUTH_ERRORS = REFUSED | {
 # The statuses whose body says something; for the others it is not read.
 TELLING = frozenset({200, 400, 401, 403})
 
-_VISIBLE = re.compile(r"[\x21-\x7e]+")
+VISIBLE = re.compile(r"[\x21-\x7e]+")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
 
@@ -52,6 +52,7 @@ class Token:
     authorization: bytes = field(init=False, repr=False)  # the whole field value
     accepted_at: float = field(default=NEVER, init=False)  # last answer other than 401, by the boot clock
     rejected: bool = field(default=False, init=False)  # some request sent with it got a 401
+    struck: bool = field(default=False, init=False)  # it has counted for the ration
     forced: bool = field(default=False, init=False)  # fetched because its predecessor was rejected
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ def read_answer(
     if answer is None:
         return unusable("answered with something that is not a JSON object")
     access_token = answer.get("access_token")
-    if not isinstance(access_token, str) or not _VISIBLE.fullmatch(access_token):
+    if not isinstance(access_token, str) or not VISIBLE.fullmatch(access_token):
         return unusable("answered without an access_token of visible ASCII")
     token_type = answer.get("token_type")
     if token_type is not None and not (isinstance(token_type, str) and token_type.lower() == "bearer"):
@@ -86,7 +87,7 @@ def read_answer(
     if lifetime is None:
         return unusable("answered with an expires_in that is not a positive number")
     refresh_token = answer.get("refresh_token")
-    if not isinstance(refresh_token, str) or not _VISIBLE.fullmatch(refresh_token):
+    if not isinstance(refresh_token, str) or not VISIBLE.fullmatch(refresh_token):
         refresh_token = None
     return Token(access_token, lifetime, requested_at, requested_wall, refresh_token)
 

@@ -10,9 +10,10 @@ BLOCK, LONGEST_BLOCK = 30.0, 600.0  # s
 class Ration:
     """Whether the rejection of the current token may cause a fetch. Times in seconds by the boot clock.
 
-    Strikes are dated by their fetch: a forced token that served for hours before it was revoked has none
-    beside it. They outlive a reset, so that good traffic on other paths, which resets at every fresh token,
-    cannot buy an always-401 path more than STRIKES fetches per WINDOW.
+    A strike is a forced token that was of no use: the replay with it was rejected too, or its first answer
+    was a 401. One that served and was then revoked is none, however soon that was. Strikes are dated by their
+    fetch, and outlive a reset, so that good traffic on other paths, which resets at every fresh token, cannot
+    buy an always-401 path more than STRIKES fetches per WINDOW.
     """
 
     def __init__(self) -> None:
@@ -26,13 +27,12 @@ class Ration:
         rejection blocks again."""
         return now >= self._until
 
-    def rejected(self, token: Token, now: float) -> bool:
-        """A request sent with `token` got a 401; tells whether that began a block. Counts once a token."""
-        if token.rejected:
-            return False
+    def rejected(self, token: Token, now: float, *, replay: bool = False) -> bool:
+        """A request sent with `token` (`replay`: its second try) got a 401; whether that began a block."""
         token.rejected = True
-        if not token.forced:
+        if token.struck or not token.forced or not (replay or token.accepted_at == NEVER):
             return False
+        token.struck = True
         if self._block:
             is_probe = token.requested_at >= self._until
             return is_probe and self._begin(min(2 * self._block, LONGEST_BLOCK), now)

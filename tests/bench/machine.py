@@ -16,7 +16,13 @@ TICK = os.sysconf("SC_CLK_TCK")
 class Server:
     """A server process with all its children. Started at once; ended by `close`."""
 
-    def __init__(self, command: Sequence[str], log: Path, environ: dict[str, str] | None = None, cpu: int | None = None):
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environ: dict[str, str] | None = None,
+        cpu: int | None = None,
+    ):
         pinned = ["taskset", "-c", str(cpu)] if cpu is not None else []
         with log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -72,7 +78,7 @@ def free_port() -> int:
 
 
 def wait_for(url: str, *, expect: bytes, seconds: float = 15, context: ssl.SSLContext | None = None) -> float:
-    """Ask until the body is as expected; the seconds that it took. Raises TimeoutError with the last answer."""
+    """Ask until the body is as expected; the seconds that took. Raises TimeoutError with the last answer."""
     began, last = time.monotonic(), ""
     while time.monotonic() - began < seconds:
         try:

@@ -19,7 +19,8 @@ daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx
 events {{ worker_connections 4096; }}
 http {{
   access_log off; keepalive_requests 100000000; client_max_body_size 0; client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   types {{ }} default_type application/fhir+json;
   server {{
     listen 127.0.0.1:{http} backlog=2048; listen 127.0.0.1:{https} ssl backlog=2048;
@@ -29,7 +30,7 @@ http {{
       return 200 '{{"access_token":"{token}","expires_in":36000,"token_type":"Bearer"}}'; }}
     location / {{ if ($http_authorization != "Bearer {token}") {{ return 401; }} }}
     location = /sink {{ if ($http_authorization != "Bearer {token}") {{ return 401; }}
-      proxy_request_buffering off; proxy_http_version 1.1; proxy_pass http://127.0.0.1:{http}/sunk; }}
+      proxy_http_version 1.1; proxy_pass http://127.0.0.1:{http}/sunk; }}
     location = /sunk {{ return 200 'ok'; }}
   }}
 }}
@@ -92,17 +93,20 @@ def start_envoy(upstream: Upstream, scheme: str, port: int, cpu: int | None) -> 
     path = upstream.folder / f"envoy-{scheme}.json"
     path.write_text(json.dumps(_envoy(upstream, scheme, port)))
     binary = shutil.which("envoy") or str(Path(sys.executable).with_name("envoy"))
-    command = [binary, "-c", str(path), "--concurrency", "1", "--log-level", "warning", "--base-id", str(port)]
+    command = [binary, "-c", str(path), "--concurrency", "1", "--log-level", "warning"]
+    command += ["--base-id", str(port)]
     return Server(command, upstream.folder / "envoy.log", cpu=cpu)
 
 
 def start_haproxy(upstream: Upstream, scheme: str, port: int, cpu: int | None) -> Server:
     """HAProxy with a fixed header: no token logic."""
-    tls = f" ssl verify required ca-file {upstream.folder}/ca.pem sni str(localhost)" if scheme == "https" else ""
+    trust = f"ca-file {upstream.folder}/ca.pem"
+    tls = f" ssl verify required {trust} sni str(localhost)" if scheme == "https" else ""
     path = upstream.folder / f"haproxy-{scheme}.cfg"
     path.write_text(
-        f"global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode http\n  timeout connect 10s\n  timeout client 60s\n"
-        f"  timeout server 60s\nfrontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n"
+        f"global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode http\n  timeout connect 10s\n"
+        f"  timeout client 60s\n  timeout server 60s\n"
+        f"frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n"
         f'  http-request set-header Authorization "Bearer {TOKEN}"\n'
         f"  server s 127.0.0.1:{upstream.https if tls else upstream.http}{tls}\n"
     )

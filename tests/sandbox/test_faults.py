@@ -32,7 +32,7 @@ async def test_a_token_endpoint_that_is_down_closes_without_an_answer(
     sandbox: Sandbox, http: httpx.AsyncClient
 ) -> None:
     sandbox.faults.set(token_endpoint="down")
-    with pytest.raises(httpx.RemoteProtocolError, match="disconnected"):
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # the latter if the body came too late
         await http.post(sandbox.token_url, data=GOOD)
     assert sandbox.tokens.issued == 0
 

@@ -13,6 +13,7 @@ from tests.settings.conftest import Place
 PLACES = ["flag", "environment", ".env", "TOML"]
 
 # Of each key two valid values, as text and as TOML writes them, and what they mean.
+KEY = "0123456789abcdef" * 2
 EXAMPLES: dict[str, list[tuple[str, object, object]]] = {
     "base_url": [
         ("https://fumage-a.example", "https://fumage-a.example", URL("https", "fumage-a.example", 443, "")),
@@ -45,11 +46,17 @@ EXAMPLES: dict[str, list[tuple[str, object, object]]] = {
         ("https://a", ["https://a"], ("https://a",)),
         ("http://b:1", "http://b:1", ("http://b:1",)),
     ],
-    "allow": [("*.cruds", "*.cruds", "*.cruds")] * 2,
-    "links": [("off", "off", "off"), ("location", "location", "location")],
+    "allow": [
+        ("Patient.rs Task.cu", "Patient.rs Task.cu", "Patient.rs Task.cu"),
+        ("*.r,Patient.$*", ["*.r", "Patient.$*"], "*.r,Patient.$*"),
+    ],
+    "links": [("off", "off", "off"), ("All, Absolute", ["all", "absolute"], "all,absolute")],
     "connect_timeout": [("250ms", 0.25, 0.25), ("7", 7, 7.0)],
     "max_connections": [("7", 7, 7), ("8", "8", 8)],
     "max_head": [("1KiB", 1024, 1024), ("2048", "2KiB", 2048)],
+    "token_store": [("redis://h/1", "redis://h/1", "redis://h/1"), ("unix:/r", "unix:/r", "unix:/r")],
+    "token_store_password": [("one", "one", "one"), ("two", "two", "two")],
+    "token_store_key": [("k" * 32, "k" * 32, ("k" * 32,)), (f"{KEY}, {KEY}", f"{KEY}, {KEY}", (KEY, KEY))],
     "log_level": [("debug", "debug", "debug"), ("ERROR", "error", "error")],
     "log_format": [("json", "json", "json"), ("text", "text", "text")],
     "quit_endpoint": [("false", False, False), ("0", "no", False)],
@@ -60,7 +67,14 @@ EXAMPLES |= {
     for key in KEYS.values()
     if key.kind.form == KEYS[like].kind.form
 }
-FILES = ("client_secret_file", "ca_file", "client_cert", "client_key")
+FILES = (
+    "client_secret_file",
+    "ca_file",
+    "client_cert",
+    "client_key",
+    "token_store_password_file",
+    "token_store_key_file",
+)
 
 
 def put(place: Place, where: str, name: str, text: str, native: object) -> list[str]:
@@ -81,6 +95,8 @@ def prepared(place: Place, name: str) -> Place:
     place.env.pop(KEYS[name].environment, None)
     if name == "client_secret_file":
         place.without("CANVAS_API_CLIENT_SECRET")
+    if name == "token_store":
+        place.env["FUMAGE_PROXY_TOKEN_STORE_KEY"] = KEY
     if name == "client_key":
         put(place, "environment", "client_cert", str(place.write("cert.pem", "")), "")
     return place
@@ -116,7 +132,7 @@ def test_every_key_is_reached_through_each_place(place: Place, name: str, where:
 @pytest.mark.parametrize(("name", "where"), [(name, where) for name in FILES for where in ways(name)])
 def test_every_file_is_reached_through_each_place(place: Place, name: str, where: str) -> None:
     prepared(place, name)
-    place.write("some.pem", "content\n")
+    place.write("some.pem", f"{KEY}\n")
     loaded = place.load(*put(place, where, name, "some.pem", "some.pem"))
     assert getattr(loaded.settings, name) == place.cwd / "some.pem"
     assert loaded.sources[name] == source(where, name)
@@ -182,6 +198,11 @@ def test_the_defaults_are_those_of_the_contract(place: Place) -> None:
         log_level="info",
         log_format="auto",
         quit_endpoint=False,
+        token_store="memory",
+        token_store_password=None,
+        token_store_password_file=None,
+        token_store_key=None,
+        token_store_key_file=None,
     )
     assert loaded.sources["listen"] == "default"
     assert loaded.sources["token_url"] == "derived from base_url"
@@ -381,11 +402,24 @@ def test_a_pem_file_has_to_be_there(place: Place, flag: str, name: str) -> None:
     assert problem.startswith(f"flag {flag}: {place.cwd / name} cannot be read: ")
 
 
+def test_all_that_is_wrong_with_allow_is_told_with_the_other_problems(place: Place) -> None:
+    place.without("CANVAS_API_CLIENT_ID")
+    problems = place.problems("--allow", "patient/Observation.rs Pateint.rs", "--links=bundel")
+    assert len(problems) == 3
+    for told in (
+        "flag --allow: patient/Observation.rs: write Observation.rs",
+        "; Pateint.rs: Pateint is no FHIR resource type (did you mean Patient?)",
+        'flag --links: "bundel" is none of off, location, bundle, all',
+        "client_id is missing",
+    ):
+        assert any(told in problem for problem in problems), problems
+
+
 @pytest.mark.parametrize(
-    "flag", ["--allow=Patient.rs", "--links=bundle", "--links=all", "--quit-endpoint", "--quit-endpoint=true"]
+    "text", ["location,absolute", "off,absolute", "bundle,", "all,relative", "bundle,absolute,all"]
 )
-def test_what_no_part_implements_yet_is_refused(place: Place, flag: str) -> None:
-    assert place.problem(flag).endswith("is not supported by this version")
+def test_absolute_belongs_to_links_in_bodies(place: Place, text: str) -> None:
+    assert place.problem("--links", text).endswith("only bundle,absolute and all,absolute have a comma")
 
 
 @pytest.mark.parametrize(

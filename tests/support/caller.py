@@ -172,7 +172,8 @@ class Caller(Pipe):
         raise Malformed(f"bytes after the answer: {data[:200]!r}")
 
     def half_close(self) -> None:
-        self.transport.write_eof()
+        if not self.lost:
+            self.transport.write_eof()
 
 
 def build(

@@ -1,4 +1,4 @@
-"""The product in the test's own process: the whole application on free ports, before a fake Fumage and a fake EMR."""
+"""The product in the test's own process: the whole application on free ports, before fakes of both servers."""
 
 import argparse
 import os

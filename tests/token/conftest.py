@@ -1,6 +1,6 @@
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from proxy.token.source import TokenSource
 from tests.support.clock import FakeClock
 from tests.token.script import Script
+from tests.token.server import Server
 
 
 @pytest.fixture
@@ -42,3 +43,16 @@ async def start() -> AsyncIterator[Callable[..., "asyncio.Task[Any]"]]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await task
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(running: Server) -> Server:
+    running.forget()
+    return running

@@ -27,12 +27,14 @@ STEPS = st.one_of(
     st.tuples(st.just("rejected"), st.integers(0, 9)),
     st.tuples(st.just("rejected again"), st.integers(0, 9)),
     st.tuples(st.just("cancel"), st.integers(0, 9)),
+    st.tuples(st.just("rotate"), st.integers(0, 1)),
 )
 
 
 async def play(steps: list[tuple[str, Any]]) -> None:
     clock = FakeClock()
     script = Script(clock)
+    scripts = [script]
     source = TokenSource(script, refresh_margin=60, clock=clock, random=lambda: 0.3)
     tasks = [asyncio.create_task(source.run())]
     sent: list[tuple[Token, float]] = []
@@ -46,9 +48,15 @@ async def play(steps: list[tuple[str, Any]]) -> None:
             case "set wall":
                 clock.wall_time += value
             case "emr":
-                script.lifetime = value
+                for each in scripts:
+                    each.lifetime = value
             case "gate":
                 script.gate.set() if value else script.gate.clear()
+            case "rotate":
+                scripts.append(Script(clock))
+                scripts[-1].identity = f"secret {value}"
+                scripts[-1].gate, scripts[-1].lifetime = script.gate, script.lifetime
+                tasks.append(asyncio.create_task(source.adopt(scripts[-1])))  # type: ignore[arg-type]
             case "get":
                 tasks.append(asyncio.create_task(source.get()))  # type: ignore[arg-type]
             case "accepted" if sent:
@@ -67,12 +75,13 @@ async def play(steps: list[tuple[str, Any]]) -> None:
             assert clock.now() < token.requested_at + left
             assert clock.wall() < token.requested_wall + left
             sent.append((token, clock.now()))
-    at = [when for when, _ in script.asked]
     # Beside the forced ones there is one a second at most; a clock set may cause one more.
-    close = sum(later - earlier < 0.999 for earlier, later in pairwise(at))
-    assert close <= forced + sum(step == "set wall" for step, _ in steps)
+    for each in scripts:
+        close = sum(later - earlier < 0.999 for (earlier, _), (later, _) in pairwise(each.asked))
+        assert close <= forced + sum(step == "set wall" for step, _ in steps)
     # Whatever has happened: with a sound EMR there is soon a token again, and nobody waits any more.
-    script.lifetime = 1000.0
+    for each in scripts:
+        each.lifetime = 1000.0
     script.gate.set()
     await clock.advance(61)
     assert source.current()
@@ -83,6 +92,7 @@ async def play(steps: list[tuple[str, Any]]) -> None:
     await source.close()
     await settle()
     assert clock.sleepers == 0
+    assert all(each.closed and not each.busy for each in scripts)
 
 
 @settings(max_examples=300, deadline=None)

@@ -37,7 +37,7 @@ def test_a_path_that_always_answers_401_costs_two_fetches_and_then_none() -> Non
 @pytest.mark.parametrize(
     ("gap", "blocks"),
     [(0.0, True), (WINDOW - 0.001, True), (WINDOW, False), (3 * 3600.0, False)],
-    ids=["at once", "just within", "just outside", "served for hours, then revoked"],
+    ids=["at once", "just within", "just outside", "hours apart"],
 )
 def test_two_rejected_tokens_count_if_they_were_fetched_within_the_window(gap: float, blocks: bool) -> None:
     ration = Ration()
@@ -51,6 +51,23 @@ def test_a_hundred_rejections_of_one_token_count_once() -> None:
     token = fetched(0)
     assert not any(ration.rejected(token, 1) for _ in range(100))
     assert ration.allows(1)
+
+
+def test_tokens_that_served_before_they_were_revoked_are_no_strikes() -> None:
+    ration = Ration()
+    for at in range(10):
+        token = fetched(at)
+        accept(ration, token, at)
+        assert not ration.rejected(token, at + 0.5)
+    assert ration.allows(10)
+
+
+def test_a_rejected_replay_is_a_strike_though_others_were_accepted_with_the_token() -> None:
+    ration = Ration()
+    for at, blocks in ((1, False), (2, True)):
+        token = fetched(at)
+        accept(ration, token, at)
+        assert ration.rejected(token, at, replay=True) is blocks
 
 
 def test_tokens_of_the_schedule_are_no_strikes() -> None:
@@ -140,7 +157,7 @@ def test_good_traffic_elsewhere_buys_a_rejecting_path_no_more_fetches(refresh: f
                 forced.append(now)
                 if dice.random() < 0.5:
                     accept(ration, current, now)
-                ration.rejected(current, now)
+                ration.rejected(current, now, replay=True)
     for at in forced:
         # One more where a fresh token of the schedule lifts the block.
         assert sum(at <= other < at + WINDOW for other in forced) <= 2 + WINDOW / refresh

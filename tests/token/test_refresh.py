@@ -4,7 +4,8 @@ import pytest
 
 from proxy.rules.errors import CredentialsRefused
 from proxy.token.answer import Token
-from proxy.token.source import GAP, TokenSource
+from proxy.token.held import GAP
+from proxy.token.source import TokenSource
 from tests.support.clock import FakeClock, settle
 from tests.token.script import Script, Start, down, hand_made
 

@@ -1,0 +1,250 @@
+"""A caller's bytes become requests, one at a time. No I/O, no time.
+
+llhttp reads the grammar, strictly. Here is what llhttp leaves to its user: sizes, the start line's single
+spaces and version, Host, framing of HTTP/1.0, and where one message ends and the next begins.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httptools
+
+from proxy.forward.request import Request, RequestBody
+from proxy.rules.errors import (
+    BodyTooLarge,
+    HeadTooLarge,
+    MalformedRequest,
+    MethodUnknown,
+    ProxyError,
+    TargetTooLong,
+)
+from proxy.rules.guard import split_target
+from proxy.rules.headers import Fields, note_request
+
+_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_VERSIONS = {b" HTTP/1.1\r\n": True, b" HTTP/1.0\r\n": False}
+_LONGEST_METHOD = 31  # the longest registered one, UPDATEREDIRECTREF, has 17
+_LONGEST_LENGTH = 19  # digits; llhttp bounds the value only, and int() refuses 5,000 zeros
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes; `max_body` 0 means no limit."""
+
+    max_head: int
+    max_body: int
+
+
+class RequestReader:
+    """Reads the requests of one connection, the same whatever pieces their bytes come in.
+
+    `request` is there once its head is, `body` until the last of it; `partial` tells that a head has begun.
+    """
+
+    def __init__(self, limits: Limits, want_body: Callable[[], None]):
+        self._limits = limits
+        self._want_body = want_body
+        self._parser = httptools.HttpRequestParser(self)
+        self.begin()
+
+    def begin(self) -> None:
+        """The message is over: what comes is the next one."""
+        self.request: Request | None = None
+        self.body: RequestBody | None = None
+        self.keep_alive = False  # the caller's wish
+        self.expects_continue = False
+        self._head = bytearray()  # of a head that is not complete yet
+        self._parsed = 0  # bytes of it
+        self._target = b""
+        self._headers: Fields = []
+        self._head_complete = self._message_complete = False
+        self._tail = b""
+        self._overhead = self._barren = 0
+
+    @property
+    def partial(self) -> bool:
+        return bool(self._head)
+
+    def feed(self, data: bytes) -> bytes:
+        """Read on; returns what comes after the head or the body that ended in `data`. Raises ProxyError."""
+        if self.body is None:
+            return self._feed_head(data)
+        if self.body.length is not None:
+            rest = self._feed_sized(self.body, self.body.length, data)
+        else:
+            rest = self._feed_chunked(self.body, data)
+        self._check_size(self.body)
+        if self._message_complete:
+            self.body.complete = True
+            self.body = None
+        return rest
+
+    # --- heads ---
+
+    def _feed_head(self, data: bytes) -> bytes:
+        known = len(self._head)
+        # RFC 9112 section 2.2: empty lines before a request line are ignored.
+        if not known and data[0] in b"\r\n" and not (data := data.lstrip(b"\r\n")):
+            return b""
+        if known:
+            self._head += data
+        head = self._head if known else data
+        end = head.find(b"\r\n\r\n", max(0, known - 3)) + 4
+        if end == 3:
+            self._head = self._head or bytearray(data)
+            self._parse_part(self._head)
+            return b""
+        if end > self._limits.max_head:
+            self._parse_part(head[: self._limits.max_head + 1])
+        raw = bytes(head[:end])
+        self._parse(raw[self._parsed :], raw)
+        if known:
+            self._head = bytearray()
+        self.request = self._read_request(raw)
+        if self.body is not None:
+            self._check_size(self.body)
+        return data[end - known :]
+
+    def _parse_part(self, head: bytes | bytearray) -> None:
+        """Look at a head whose end is not here yet: what is wrong already is refused already."""
+        if not self._parsed and len(head) <= _LONGEST_METHOD and _TOKEN.issuperset(head):
+            return  # half a method is not an unknown method
+        part = bytes(head[self._parsed : self._limits.max_head])
+        self._parsed += len(part)
+        self._parse(part, head)
+        if len(head) > self._limits.max_head:
+            if len(self._target) < self._limits.max_head // 2:
+                raise HeadTooLarge("The request head is larger than max_head.")
+            raise TargetTooLong("The request target is longer than max_head allows.")
+
+    def _parse(self, data: bytes, head: bytes | bytearray = b"") -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._message_complete = True  # `_read_request` sees to it
+        except httptools.HttpParserInvalidMethodError:
+            raise _unknown_method(head) from None
+        except httptools.HttpParserCallbackError:
+            raise
+        except httptools.HttpParserError as error:
+            raise MalformedRequest(f"The request is not well-formed HTTP/1.1: {error}.") from None
+
+    def _read_request(self, raw: bytes) -> Request:
+        method: bytes = self._parser.get_method()
+        # llhttp takes several spaces, a missing version, RTSP and HTTP/2.0 in its stride.
+        line = b"%b %b" % (method, self._target)
+        http11 = _VERSIONS.get(raw[len(line) : len(line) + 11]) if raw.startswith(line) else None
+        if http11 is None or not self._head_complete:
+            raise MalformedRequest("The request line is not `method SP target SP HTTP/1.1` (or HTTP/1.0).")
+        if b" \r\n" in raw or b"\t\r\n" in raw:  # RFC 9112 section 5.1; llhttp leaves these in
+            self._headers = [(name, value.rstrip(b" \t")) for name, value in self._headers]
+        lines, noted = note_request(self._headers)
+        if b"," in noted.get(b"host", b","):
+            # RFC 9112 section 3.2. Of HTTP/1.0 too: what the guard cannot judge must not pass.
+            raise MalformedRequest("The request has no Host field, or more than one.")
+        authority, target = None, self._target
+        if method == b"CONNECT":  # its target is an authority; the guard refuses it
+            self.keep_alive = False
+        else:
+            authority, target = split_target(method, target)
+            if b"upgrade" in noted:
+                self._parse_again(raw[: len(line) + 11])
+        self.body = self._read_framing(noted, http11)
+        if b"expect" in noted:
+            self.expects_continue = http11 and noted[b"expect"].lower() == b"100-continue"
+        return Request(method, authority, target, http11, lines, noted, self.body)
+
+    def _parse_again(self, request_line: bytes) -> None:
+        """After `Upgrade: h2c` (Java's HttpClient sends it) llhttp takes a body for another protocol's bytes.
+
+        We never upgrade, so the head is read once more without the field, and the body follows as it should.
+        """
+        lines = [b"%b: %b\r\n" % field for field in self._headers if field[0].lower() != b"upgrade"]
+        self._parser = httptools.HttpRequestParser(self)
+        self._target, self._headers = b"", []
+        self._head_complete = self._message_complete = False
+        self._parse(b"%b%b\r\n" % (request_line, b"".join(lines)))
+
+    def _read_framing(self, noted: dict[bytes, bytes], http11: bool) -> RequestBody | None:
+        coding = noted.get(b"transfer-encoding")
+        if coding is not None:
+            if not http11:
+                # RFC 9112 section 6.1: its framing must be taken for faulty.
+                raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding.")
+            if coding.lower() != b"chunked":
+                raise MalformedRequest("The only transfer coding that is served is chunked.")
+            return RequestBody(None, self._want_body)
+        length = noted.get(b"content-length")
+        if length is None:
+            return None
+        if len(length) > _LONGEST_LENGTH:
+            raise MalformedRequest("The Content-Length has too many digits.")
+        return RequestBody(int(length), self._want_body) if int(length) else None
+
+    # --- bodies ---
+
+    def _check_size(self, body: RequestBody) -> None:
+        most = self._limits.max_body
+        if most and (body.received > most or (body.length or 0) > most):
+            raise BodyTooLarge("The request body is larger than max_body.")
+
+    def _feed_sized(self, body: RequestBody, length: int, data: bytes) -> bytes:
+        left = length - body.received
+        self._parse(data[:left])
+        return data[left:]
+
+    def _feed_chunked(self, body: RequestBody, data: bytes) -> bytes:
+        """llhttp does not say where in `data` a message ended. A chunked one ends with an empty line, so
+        what is fed ends at each empty line, and the end of the message falls on the end of something fed."""
+        before = body.received
+        known = len(self._tail)
+        seen = self._tail + data
+        start = search = 0
+        while (at := seen.find(b"\r\n\r\n", search)) >= 0:
+            stop = at + 4 - known
+            self._parse(data[start:stop])
+            if self._message_complete:
+                return data[stop:]
+            start, search = stop, at + 2
+        self._parse(data[start:])
+        self._tail = seen[-3:]
+        self._check_overhead(len(data), body.received, body.received - before)
+        return b""
+
+    def _check_overhead(self, size: int, received: int, grown: int) -> None:
+        """Bound what is no content: chunk extensions, and trailers, which are kept until the body is over."""
+        self._overhead += size - grown
+        self._barren = 0 if grown else self._barren + size
+        if self._overhead > self._limits.max_head + 8 * received or self._barren > self._limits.max_head:
+            raise MalformedRequest("Chunk extensions and trailers are larger than max_head.")
+
+    # --- what llhttp found ---
+
+    def on_url(self, target: bytes) -> None:
+        self._target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_complete:
+            assert self.body is not None
+            self.body.trailers.append((name, value.rstrip(b" \t")))
+        else:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._head_complete = True
+        self.keep_alive = self._parser.should_keep_alive()  # at the end of the message llhttp forgets it
+
+    def on_body(self, data: bytes) -> None:
+        assert self.body is not None
+        self.body.feed(data)
+
+    def on_message_complete(self) -> None:
+        self._message_complete = True
+
+
+def _unknown_method(head: bytes | bytearray) -> ProxyError:
+    # RFC 9110 section 5.6.2 says what a method may look like.
+    method, space, _ = head[: _LONGEST_METHOD + 1].partition(b" ")
+    if method and space and _TOKEN.issuperset(method):
+        return MethodUnknown("The request's method is not known to this proxy.")
+    return MalformedRequest("The request does not begin with an HTTP method.")

@@ -1,0 +1,196 @@
+"""The Prometheus metrics (section 8 of the contract). A request costs a few additions; what they mean is put
+together when somebody scrapes."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from http import HTTPStatus
+from itertools import accumulate, product
+from typing import TYPE_CHECKING, Any
+
+from proxy.rules.fhir import OTHER
+from proxy.watch.record import METHODS, Record
+
+if TYPE_CHECKING:  # imported at the first scrape: it would be a tenth of the time to start
+    from prometheus_client import CollectorRegistry, Metric
+    from prometheus_client.core import CounterMetricFamily
+
+# Seconds. A refusal takes under 1 ms, an answer of Canvas 30 ms to some seconds, timeouts are 10 and 60.
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+# What labels may say. Series known beforehand exist from the start, so that their first increase shows.
+REPLAYS = ("ok", "rejected", "suppressed", "too_large", "no_token")
+GRANTS = ("client_credentials", "refresh_token")
+OUTCOMES = ("ok", "refused", "unusable", "unreachable", "timeout")
+# 0, as in the log: the caller was gone before an answer began.
+STATUSES = {0: "0"} | {int(status): str(int(status)) for status in HTTPStatus}
+
+
+class Tally:
+    """Counts what requests and token requests leave behind."""
+
+    __slots__ = (
+        "durations",
+        "replays",
+        "request_bytes",
+        "requests",
+        "response_bytes",
+        "seconds",
+        "token_requests",
+        "upstream_durations",
+        "upstream_seconds",
+    )
+
+    def __init__(self) -> None:
+        # By method, resource, interaction, status and origin.
+        self.requests: dict[tuple[str, str, str, str, str], int] = {}
+        self.durations = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+        self.upstream_durations = [0] * (len(BUCKETS) + 1)
+        self.upstream_seconds = 0.0
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.replays = dict.fromkeys(REPLAYS, 0)
+        self.token_requests = dict.fromkeys(product(GRANTS, OUTCOMES), 0)
+
+    def __call__(self, record: Record) -> None:
+        _, resource, interaction = record.route
+        key = (
+            METHODS.get(record.method, OTHER),
+            resource,
+            interaction,
+            STATUSES.get(record.status, OTHER),
+            record.origin or "proxy",
+        )
+        try:
+            self.requests[key] += 1
+        except KeyError:
+            self.requests[key] = 1
+        seconds = record.ended - record.started
+        self.durations[bisect_left(BUCKETS, seconds)] += 1
+        self.seconds += seconds
+        if seconds := record.upstream_seconds:
+            self.upstream_durations[bisect_left(BUCKETS, seconds)] += 1
+            self.upstream_seconds += seconds
+        if record.request_bytes:
+            self.request_bytes += record.request_bytes
+        self.response_bytes += record.response_bytes
+        if record.replay:
+            self.replays[record.replay] += 1  # a word that is not in REPLAYS is a defect of ours
+
+    def token_request(self, grant: str, outcome: str) -> None:
+        """A token request came to an end."""
+        self.token_requests[grant, outcome] += 1
+
+
+@dataclass(kw_only=True, eq=False)  # a registry wants its collectors hashable
+class Metrics:
+    """What a scrape gets: the tally, and what is looked up at that moment."""
+
+    tally: Tally
+    version: str
+    in_flight: Callable[[], int]
+    connections: Callable[[], Mapping[str, int]]  # to Fumage, by state
+    token_expiry: Callable[[], float | None]  # seconds since the epoch
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Body and Content-Type, in the format that the Accept field prefers."""
+        from prometheus_client.exposition import choose_encoder
+
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    @cached_property
+    def _registry(self) -> "CollectorRegistry":
+        from prometheus_client import CollectorRegistry, ProcessCollector
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        ProcessCollector(
+            registry=registry
+        )  # process_resident_memory_bytes and the like, where there is /proc
+        return registry
+
+    def collect(self) -> "Iterator[Metric]":
+        yield from self._counters()
+        yield from self._histograms()
+        yield from self._gauges()
+
+    def _counters(self) -> "Iterator[Metric]":
+        tally = self.tally
+        yield _counter(
+            "fumage_proxy_requests",
+            "Requests that are over, by whose answer they got (origin); status 0: the caller left before it.",
+            tally.requests,
+            ("method", "resource", "interaction", "status", "origin"),
+        )
+        yield _counter(
+            "fumage_proxy_replays",
+            "What became of requests whose token Fumage rejected with a 401.",
+            {(outcome,): count for outcome, count in tally.replays.items()},
+            ("outcome",),
+        )
+        yield _counter(
+            "fumage_proxy_token_requests",
+            "Requests to the EMR's token endpoint.",
+            tally.token_requests,
+            ("grant", "outcome"),
+        )
+        yield _counter(
+            "fumage_proxy_request_bytes", "Bytes of request bodies received.", {(): tally.request_bytes}
+        )
+        yield _counter(
+            "fumage_proxy_response_bytes", "Bytes of response bodies sent.", {(): tally.response_bytes}
+        )
+
+    def _histograms(self) -> "Iterator[Metric]":
+        from prometheus_client.core import HistogramMetricFamily
+
+        tally = self.tally
+        yield HistogramMetricFamily(
+            "fumage_proxy_request_duration_seconds",
+            "From a request's head to the end of its answer.",
+            _cumulative(tally.durations),
+            tally.seconds,
+        )
+        yield HistogramMetricFamily(
+            "fumage_proxy_upstream_duration_seconds",
+            "Of that, waiting for the head of Fumage's answer (of both, with a replay).",
+            _cumulative(tally.upstream_durations),
+            tally.upstream_seconds,
+        )
+
+    def _gauges(self) -> "Iterator[Metric]":
+        from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+
+        yield GaugeMetricFamily(
+            "fumage_proxy_in_flight_requests", "Requests that are being answered.", self.in_flight()
+        )
+        connections = GaugeMetricFamily(
+            "fumage_proxy_upstream_connections", "Connections to Fumage.", labels=("state",)
+        )
+        for state, count in self.connections().items():
+            connections.add_metric((state,), count)
+        yield connections
+        yield GaugeMetricFamily(
+            "fumage_proxy_token_expiry_timestamp_seconds",
+            "When the current token expires; 0 while there is no valid one.",
+            self.token_expiry() or 0.0,
+        )
+        yield InfoMetricFamily("fumage_proxy_build", "The version that runs.", {"version": self.version})
+
+
+def _counter(
+    name: str, help: str, series: Mapping[Any, int], labels: Sequence[str] = ()
+) -> "CounterMetricFamily":
+    from prometheus_client.core import CounterMetricFamily
+
+    family = CounterMetricFamily(name, help, labels=labels)
+    for values, count in series.items():
+        family.add_metric(values, count)
+    return family
+
+
+def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
+    return list(zip((*map(str, BUCKETS), "+Inf"), accumulate(counts), strict=True))

@@ -1,0 +1,212 @@
+"""What the command says and how it ends, when it ends by itself."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.product.command import CANVAS, COMMAND, SECRET, environment, run
+
+WRONG = {
+    "FUMAGE_PROXY_CONECT_TIMEOUT": "3s",
+    "FUMAGE_PROXY_MAX_HEAD": "much",
+    "FUMAGE_BASE_URL": "http://example.com",
+}
+
+
+def test_the_installed_command_and_the_module_are_the_same(tmp_path: Path) -> None:
+    installed = Path(sys.executable).with_name("fumage-proxy")
+    told = subprocess.check_output([installed, "--version"], cwd=tmp_path, text=True)
+    assert told == run("--version", cwd=tmp_path).stdout
+    assert told.startswith("fumage-proxy ")
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    told = run("--help", cwd=tmp_path)
+    assert told.returncode == 0
+    for name in ("serve", "config", "check", "sandbox", "demo", "wait", "health"):
+        assert f"    {name} " in told.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serv"],
+        ["--lissten", ":1"],
+        ["config", "extra"],
+        ["serve", "--client-secret", "x"],
+        ["wait", "--max", "soon"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_wrong_command_line_is_2(arguments: list[str], tmp_path: Path) -> None:
+    ended = run(*arguments, cwd=tmp_path, env=CANVAS)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("usage: fumage-proxy")
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["config"], ["check"]], ids=["default", "serve", "config", "check"]
+)
+def test_wrong_settings_are_78_and_all_told_at_once(command: list[str], tmp_path: Path) -> None:
+    ended = run(*command, cwd=tmp_path, env=WRONG)
+    assert ended.returncode == 78
+    problems = ended.stderr.splitlines()
+    assert all(problem.startswith("fumage-proxy: ") for problem in problems), problems
+    for named in (
+        "FUMAGE_PROXY_CONECT_TIMEOUT",
+        "FUMAGE_PROXY_CONNECT_TIMEOUT",
+        "FUMAGE_PROXY_MAX_HEAD",
+        "FUMAGE_BASE_URL",
+    ):
+        assert named in ended.stderr
+    assert "CANVAS_API_CLIENT_ID" in ended.stderr
+    assert "CANVAS_API_CLIENT_SECRET" in ended.stderr
+    assert (ended.stdout == "") is (command != ["check"])  # which tells of its steps there
+
+
+def test_wrong_settings_open_no_socket(tmp_path: Path) -> None:
+    """The address is taken: were it bound, that would be the complaint."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run(
+            cwd=tmp_path,
+            env={**CANVAS, "FUMAGE_PROXY_LISTEN": f"127.0.0.1:{port}", "FUMAGE_PROXY_LINKS": "no"},
+        )
+    assert ended.returncode == 78
+    assert "Cannot listen" not in ended.stderr
+
+
+def test_each_place_of_a_setting_outranks_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text(
+        'scope = "toml"\npatient = "toml"\nmax_clients = 7\nclient_auth = "basic"\n'
+    )
+    (tmp_path / ".env").write_text(
+        "FUMAGE_PROXY_SCOPE=dotenv\nFUMAGE_PROXY_PATIENT=dotenv\nFUMAGE_PROXY_MAX_CLIENTS=8\n"
+    )
+    env = {**CANVAS, "FUMAGE_PROXY_SCOPE": "environment", "FUMAGE_PROXY_PATIENT": "environment"}
+    shown = run("config", "--config", "settings.toml", "--scope", "flag", cwd=tmp_path, env=env).stdout
+    assert "scope = flag  (flag --scope)" in shown
+    assert "patient = environment  (environment FUMAGE_PROXY_PATIENT)" in shown
+    assert "max_clients = 8  (.env file ./.env)" in shown
+    assert "client_auth = basic  (TOML file settings.toml)" in shown
+    assert "connect_timeout = 10s  (default)" in shown
+
+
+def test_another_env_file_replaces_the_one_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FUMAGE_PROXY_SCOPE=here\n")
+    (tmp_path / "other.env").write_text("FUMAGE_PROXY_PATIENT=there\n")
+    shown = run("config", "--env-file", "other.env", cwd=tmp_path, env=CANVAS).stdout
+    assert "patient = there  (.env file other.env)" in shown
+    assert "scope =   (not set)" in shown
+
+
+@pytest.mark.parametrize("flag", ["--env-file", "--config"])
+def test_a_file_that_is_not_there_is_78(flag: str, tmp_path: Path) -> None:
+    ended = run("config", flag, "nowhere", cwd=tmp_path, env=CANVAS)
+    assert ended.returncode == 78
+    assert "nowhere" in ended.stderr
+
+
+def test_a_read_only_folder_is_enough(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in CANVAS.items()))
+    (tmp_path / ".env").chmod(0o400)
+    tmp_path.chmod(0o500)
+    try:
+        assert run("config", cwd=tmp_path).returncode == 0
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_env_file_is_78(tmp_path: Path) -> None:
+    (tmp_path / ".env").touch(0o000)
+    ended = run("config", cwd=tmp_path, env=CANVAS)
+    assert (ended.returncode, "Permission denied" in ended.stderr) == (78, True)
+
+
+def test_no_secret_is_printed(tmp_path: Path) -> None:
+    shown = run("config", cwd=tmp_path, env=CANVAS)
+    broken = run("config", "--max-head", "much", cwd=tmp_path, env=CANVAS)
+    assert "client_secret = ********" in shown.stdout
+    assert (shown.returncode, broken.returncode) == (0, 78)
+    assert SECRET not in shown.stdout + shown.stderr + broken.stdout + broken.stderr
+
+
+def test_a_password_in_a_flag_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    ended = run("config", "--base-url", f"https://me:{SECRET}@fumage-example.com", cwd=tmp_path, env=CANVAS)
+    assert ended.returncode == 78
+    assert SECRET not in ended.stderr
+
+
+def _files(folder: Path) -> None:
+    authority, other = trustme.CA(), trustme.CA()
+    issued = authority.issue_cert("client.example")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    other.issue_cert("other.example").private_key_pem.write_to_path(folder / "other.pem")
+    (folder / "text.pem").write_text("no certificate at all\n")
+    (folder / "empty.pem").touch()
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"ca_file": "text.pem"}, ["ca_file"]),
+        ({"ca_file": "empty.pem"}, ["ca_file"]),
+        ({"ca_file": "key.pem"}, ["ca_file"]),
+        ({"client_cert": "text.pem"}, ["client_cert"]),
+        ({"client_cert": "cert.pem"}, ["client_cert", "client_key"]),
+        ({"client_cert": "cert.pem", "client_key": "other.pem"}, ["client_cert", "client_key"]),
+        ({"ca_file": "text.pem", "client_cert": "text.pem"}, ["ca_file", "client_cert"]),
+    ],
+    ids=["no-pem", "empty", "a-key", "no-certificate", "no-key", "another-key", "both"],
+)
+def test_files_that_hold_no_certificate_are_78_before_any_socket(
+    files: dict[str, str], named: list[str], tmp_path: Path
+) -> None:
+    _files(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        env = {**CANVAS, "FUMAGE_PROXY_LISTEN": f"127.0.0.1:{taken.getsockname()[1]}"}
+        env |= {f"FUMAGE_PROXY_{key.upper()}": file for key, file in files.items()}
+        ended = run(cwd=tmp_path, env=env)
+    assert ended.returncode == 78
+    assert all(f"FUMAGE_PROXY_{key.upper()}" in ended.stderr for key in named)
+    assert "Cannot listen" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("url", ["socks5://127.0.0.1:1080", f"http://me:{SECRET}@[::1", "http://host:port"])
+def test_an_egress_proxy_that_is_no_http_url_is_78(url: str, tmp_path: Path) -> None:
+    ended = run(cwd=tmp_path, env={**CANVAS, "HTTPS_PROXY": url})
+    assert (ended.returncode, "HTTPS_PROXY" in ended.stderr) == (78, True)
+    assert SECRET not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# What only a shell does to a process.
+
+
+def _shell(line: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    script = f'command() {{ "{COMMAND[0]}" -m proxy "$@"; }}; {line}'
+    return subprocess.run(
+        ["bash", "-c", script], cwd=cwd, env=environment(CANVAS), capture_output=True, text=True, timeout=20
+    )
+
+
+@pytest.mark.parametrize("arguments", ["config", "--help", "serve --help"])
+def test_a_reader_that_leaves_early_sees_no_traceback(arguments: str, tmp_path: Path) -> None:
+    ended = _shell(f"command {arguments} | head -0; exit ${{PIPESTATUS[0]}}", tmp_path)
+    assert ended.returncode in (0, 1)
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_trouble(closed: str, tmp_path: Path) -> None:
+    assert _shell(f"command config {closed}", tmp_path).returncode == 0
+    assert _shell(f"command config --max-head much {closed}", tmp_path).returncode == 78
