@@ -1,17 +1,15 @@
-# Build: `docker build -t fumage-proxy .`   Run: see README, "Docker".
+# Build: `docker build -t fumage-proxy .`   Run: see README, "In Docker".
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 # The lock file's first part is what runs; what tests and checks need comes after its marker.
-RUN python -m venv /opt/fumage-proxy \
+RUN python -m venv --without-pip /opt/fumage-proxy \
     && sed '/^# Tests and checks/,$d' requirements.lock > run.lock \
-    && /opt/fumage-proxy/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r run.lock
+    && pip --python /opt/fumage-proxy/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r run.lock
 COPY proxy/ proxy/
-# setuptools builds the wheel; it stays in this stage.
+# setuptools builds the wheel; it stays in this stage, and so does pip.
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
-    && /opt/fumage-proxy/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
-    && /opt/fumage-proxy/bin/python -m compileall -q /opt/fumage-proxy/lib \
-    && rm -rf /opt/fumage-proxy/lib/python3.13/site-packages/pip*
+    && pip --python /opt/fumage-proxy/bin/python install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM python:3.13-slim
 COPY --from=build /opt/fumage-proxy /opt/fumage-proxy

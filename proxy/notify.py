@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Who watches this process, by what `environ` says; without NOTIFY_SOCKET nobody does, and nothing is sent."""
+    """Who watches this process, as `environ` says; without NOTIFY_SOCKET nobody does, and nothing is sent."""
 
     def __init__(self, environ: Mapping[str, str]):
         address = environ.get("NOTIFY_SOCKET", "")

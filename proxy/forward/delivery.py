@@ -156,7 +156,7 @@ class Delivery:
         record.correlation_id = noted.get(b"fumage-correlation-id")
         if self._links is not None and (b"location" in noted or b"content-location" in noted):
             self._localise(lines, self._links)
-        if self._guard.allowed_origin(self._request.noted) is not None:
+        if b"origin" in self._request.noted and self._origin() is not None:
             lines = without_cors(lines)
         if BROWSER in self._request.noted:
             lines = without(lines, NOSNIFF)  # the first of several values is the one that counts
@@ -182,7 +182,7 @@ class Delivery:
         lines += (b"X-Request-Id: ", self._record.request_id, b"\r\n")
         if self.rejected:
             lines.append(_REJECTED)
-        if (origin := self._guard.allowed_origin(noted)) is not None:
+        if b"origin" in noted and (origin := self._origin()) is not None:
             lines += cors_lines(origin)
         if BROWSER in noted:
             lines.append(_BROWSER)
@@ -191,6 +191,9 @@ class Delivery:
         elif not self._request.http11:
             lines.append(b"Connection: keep-alive\r\n")
         return b"".join((b"HTTP/1.1 %d " % status, reason, b"\r\n", *lines, b"\r\n"))
+
+    def _origin(self) -> bytes | None:
+        return self._guard.allowed_origin(self._request.noted)
 
     def _break_off(self, error: ProxyError) -> None:
         self._record.broken = error

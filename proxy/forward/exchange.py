@@ -78,13 +78,29 @@ class Forwarder:
 class Exchange:
     """One request on its way."""
 
+    __slots__ = (
+        "_caller",
+        "_connection",
+        "_delivery",
+        "_parts",
+        "_pump",
+        "_record",
+        "_request",
+        "_request_id",
+        "_sent_at",
+        "_token",
+        "_upload",
+    )
+
     def __init__(self, parts: Forwarder, request: Request, caller: CallerConnection):
         self._parts = parts
         self._request = request
         self._caller = caller
         self._connection: Connection | None = None
         self._pump: asyncio.Task[None] | None = None
-        self._upload = Upload(request, parts.replay_limit, parts.replay_memory)
+        self._upload: Upload | None = None
+        if request.body is not None:
+            self._upload = Upload(request, request.body, parts.replay_limit, parts.replay_memory)
         self._token: Token | None = None
         self._sent_at = 0.0
         given = request.noted.get(b"x-request-id")
@@ -100,12 +116,15 @@ class Exchange:
             if not self._parts.permissions.unrestricted:
                 await self._permit()
             head = self._head()
-            if self._request.body is not None:
+            if self._upload is not None:
                 await self._upload.gather()
             answer = await self._ask(head)
             if answer.status == 401:
                 answer = await self._ask_again(head, answer)
-            await self._deliver(answer)
+            if self._upload is not None:
+                self._upload.spare()
+            assert self._connection is not None
+            await self._delivery.deliver(answer, self._connection)
         except ProxyError as error:
             self.refuse(error)
         except asyncio.CancelledError:
@@ -139,7 +158,7 @@ class Exchange:
         kind = permissions.needs_body(request.method, request.target)
         if kind is None:
             return
-        body = await self._upload.whole()  # it is what is sent then
+        body = b"" if self._upload is None else await self._upload.whole()  # it is what is sent then
         if body is None:
             raise CallerRefused(
                 f"The {kind} has to be looked into, and is larger than replay_limit or what replay_memory "
@@ -180,9 +199,7 @@ class Exchange:
             return await self._send(connection, head)
         except FumageConnectionLost:
             # RFC 9112 section 9.3.1: the server may close an idle connection just when we use it.
-            if not (
-                retryable and connection.kept_alive and not connection.answered and self._upload.replayable
-            ):
+            if not (retryable and connection.kept_alive and not connection.answered and self._replayable):
                 raise
         await self._drop_connection()
         return await self._send(await self._open(fresh=True), head)
@@ -198,13 +215,13 @@ class Exchange:
         assert token is not None
         self._sent_at = self._record.asked(parts.clock.now())
         data = authorized(head, token.authorization)
-        if self._request.body is not None:
+        if upload is not None:
             data += upload.at_hand()
         connection.begin(data, head_only=self._request.method == b"HEAD")
-        if upload.complete:
+        if upload is None or upload.complete:
             connection.sent_all()
         else:
-            self._start_pump(connection)
+            self._start_pump(upload, connection)
         answer = await connection.answer()
         while answer.status < 200:
             self._delivery.pass_interim(answer)
@@ -214,12 +231,16 @@ class Exchange:
             parts.tokens.accepted(token)
         return answer
 
-    def _start_pump(self, connection: Connection) -> None:
-        self._pump = asyncio.get_running_loop().create_task(self._send_rest(connection))
+    @property
+    def _replayable(self) -> bool:
+        return self._upload is None or self._upload.replayable
 
-    async def _send_rest(self, connection: Connection) -> None:
+    def _start_pump(self, upload: Upload, connection: Connection) -> None:
+        self._pump = asyncio.get_running_loop().create_task(self._send_rest(upload, connection))
+
+    async def _send_rest(self, upload: Upload, connection: Connection) -> None:
         try:
-            await self._upload.send_rest(connection)
+            await upload.send_rest(connection)
         except ProxyError as error:
             connection.fail(error)  # whoever waits for the answer gets it
 
@@ -249,10 +270,12 @@ class Exchange:
             record.replay = "no_token"
             raise
         if token is None:
-            if interrupted:  # Fumage may want to see the end of the request before it ends its answer
-                self._start_pump(connection)
+            if (
+                interrupted and self._upload is not None
+            ):  # Fumage may want to see the end of the request first
+                self._start_pump(self._upload, connection)
             return self._rejected(rejection, "suppressed")
-        if not self._upload.replayable:
+        if not self._replayable:
             record.replay = "too_large"
             raise TokenRenewed("Fumage rejected the token; the body was too large to be kept and resent.")
         await self._drop_connection()
@@ -270,13 +293,6 @@ class Exchange:
         self._delivery.rejected = True
         return answer
 
-    # --- stations 7 and 8: the answer ---
-
-    async def _deliver(self, answer: Answer) -> None:
-        assert self._connection is not None
-        self._upload.spare()
-        await self._delivery.deliver(answer, self._connection)
-
     def refuse(self, error: ProxyError) -> None:
         """Answer with what went wrong."""
         self._delivery.refuse(error)
@@ -288,7 +304,8 @@ class Exchange:
         if self._connection is not None:
             self._parts.pool.release(self._connection)
             self._connection = None
-        self._upload.release()
+        if self._upload is not None:
+            self._upload.release()
         self._record.ended = self._parts.clock.now()
         if self._request.body is not None:
             self._record.request_bytes = self._request.body.received

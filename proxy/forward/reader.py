@@ -4,6 +4,7 @@ llhttp reads the grammar, strictly. Here is what llhttp leaves to its user: size
 spaces and version, Host, framing of HTTP/1.0, and where one message ends and the next begins.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,9 @@ from proxy.rules.headers import Fields, note_request
 
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _VERSIONS = {b" HTTP/1.1\r\n": True, b" HTTP/1.0\r\n": False}
+# What llhttp takes for a path and query, less what needs a second look.
+_PLAIN_LINE = re.compile(rb"(GET|HEAD|DELETE|OPTIONS) (/[!\"$-~]*) HTTP/1\.1\r\n")
+_OF_ONE_MESSAGE = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
 _LONGEST_METHOD = 31  # the longest registered one, UPDATEREDIRECTREF, has 17
 _LONGEST_LENGTH = 19  # digits; llhttp bounds the value only, and int() refuses 5,000 zeros
 
@@ -45,6 +49,8 @@ class RequestReader:
         self._limits = limits
         self._want_body = want_body
         self._parser = httptools.HttpRequestParser(self)
+        # Of the request before, if it was plain: its fields as they came, and what was read in them.
+        self._before: tuple[bytes, list[bytes], dict[bytes, bytes]] | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -88,6 +94,9 @@ class RequestReader:
             return b""
         if known:
             self._head += data
+        elif (request := self._same_again(data)) is not None:
+            self.request, self.keep_alive = request, True
+            return b""
         head = self._head if known else data
         end = head.find(b"\r\n\r\n", max(0, known - 3)) + 4
         if end == 3:
@@ -101,9 +110,27 @@ class RequestReader:
         if known:
             self._head = bytearray()
         self.request = self._read_request(raw)
+        if not known:
+            self._remember(raw, self.request)
         if self.body is not None:
             self._check_size(self.body)
         return data[end - known :]
+
+    def _same_again(self, data: bytes) -> Request | None:
+        """The request, if nothing but its line is new: most callers send the same fields, byte for byte,
+        each time, and llhttp has read them already. The line has to be as plain as they come."""
+        if self._before is None:
+            return None
+        fields, lines, noted = self._before
+        if not data.endswith(fields) or len(data) > self._limits.max_head:
+            return None
+        found = _PLAIN_LINE.fullmatch(data, 0, len(data) - len(fields))
+        return None if found is None else Request(found[1], None, found[2], True, lines, noted, None)
+
+    def _remember(self, raw: bytes, request: Request) -> None:
+        """Keep what `_same_again` may use: not where a field says something of this message alone."""
+        plain = request.http11 and self.keep_alive and not (_OF_ONE_MESSAGE & request.noted.keys())
+        self._before = (raw[raw.index(b"\r\n") + 2 :], request.lines, request.noted) if plain else None
 
     def _parse_part(self, head: bytes | bytearray) -> None:
         """Look at a head whose end is not here yet: what is wrong already is refused already."""

@@ -1,7 +1,7 @@
 """The caller's body on its way to Fumage, and the bounded copy of it that a replay needs."""
 
 from proxy.forward.outbound import Connection
-from proxy.forward.request import Request
+from proxy.forward.request import Request, RequestBody
 from proxy.rules.headers import trailer_lines
 
 GATHER = 64 * 1024  # bytes that are received before a connection to Fumage is taken
@@ -29,25 +29,25 @@ class Upload:
     `replayable` turns false for good when limit or memory is used up.
     """
 
-    def __init__(self, request: Request, limit: int, memory: ReplayMemory):
-        self._body = body = request.body
+    def __init__(self, request: Request, body: RequestBody, limit: int, memory: ReplayMemory):
+        self._body = body
         self._connection_field = request.noted.get(b"connection")
         self._limit = limit
         self._memory = memory
         self._held: list[bytes] = []  # from the first byte on, as long as the body is replayable
         self._size = 0
         self._reserved = 0
-        self.replayable = body is None or body.length is None or body.length <= limit
+        self.replayable = body.length is None or body.length <= limit
 
     @property
     def complete(self) -> bool:
         """Whether all of the body has been taken from the caller."""
-        return self._body is None or self._body.exhausted
+        return self._body.exhausted
 
     async def gather(self) -> None:
         """Receive a short body whole, of a chunked one the first 64 KiB: slow callers hold no connection."""
         body = self._body
-        if body is None or (body.length is not None and body.length > GATHER):
+        if body.length is not None and body.length > GATHER:
             return
         while self._size < GATHER and (chunk := body.take() or await body.read()):
             self._hold(chunk)
@@ -55,8 +55,6 @@ class Upload:
     async def whole(self) -> bytes | None:
         """Receive all of the body, and keep it for `at_hand`; None as soon as it is too much to be kept."""
         body = self._body
-        if body is None:
-            return b""
         while self.replayable and (chunk := body.take() or await body.read()):
             self._hold(chunk)
         if not self.replayable:
@@ -76,8 +74,6 @@ class Upload:
 
     def at_hand(self) -> bytes:
         """All that has been taken from the caller so far, framed; with the end of the body if it is here."""
-        if self._body is None:
-            return b""
         data = self._framed(b"".join(self._held))
         if self.complete:
             data += self._end()
@@ -86,9 +82,7 @@ class Upload:
 
     async def send_rest(self, connection: Connection) -> None:
         """Send what comes after `at_hand`. Raises ProxyError of either side."""
-        body = self._body
-        assert body is not None
-        while chunk := await body.read():
+        while chunk := await self._body.read():
             self._hold(chunk)
             connection.write(self._framed(chunk))
             self._forget()
@@ -107,13 +101,11 @@ class Upload:
             self.release()
 
     def _framed(self, data: bytes) -> bytes:
-        assert self._body is not None
         if self._body.length is not None or not data:
             return data
         return b"%x\r\n%b\r\n" % (len(data), data)
 
     def _end(self) -> bytes:
-        assert self._body is not None
         if self._body.length is not None:
             return b""
         return b"0\r\n" + trailer_lines(self._body.trailers, self._connection_field) + b"\r\n"

@@ -12,27 +12,21 @@ class Record:
     Holds what must not be logged (`target`, `request_id`): only `watch` decides what leaves the process.
     """
 
-    __slots__ = (
-        "_asked_at",
-        "_route",
-        "abandoned",
-        "broken",
-        "correlation_id",
-        "defect",
-        "ended",
-        "error",
-        "method",
-        "origin",
-        "replay",
-        "replayed",
-        "request_bytes",
-        "request_id",
-        "response_bytes",
-        "started",
-        "status",
-        "target",
-        "upstream_seconds",
-    )
+    # What most requests leave as it is stands here, and is set on a record only where it is otherwise.
+    status = 0  # 0: the caller was gone before an answer began
+    origin = ""  # "fumage" or "proxy": whose answer it was
+    upstream_seconds = 0.0  # waiting for heads of answers, replays included
+    request_bytes = 0
+    response_bytes = 0
+    replay = ""  # ok, rejected, suppressed, too_large, no_token; empty also if the replay broke off
+    replayed = False  # after a 401 it went out once more
+    correlation_id: bytes | None = None
+    error: Exception | None = None  # what the proxy answered with
+    broken: Exception | None = None  # why an answer was broken off
+    abandoned = False  # the caller was gone before the end of its answer
+    defect: Exception | None = None
+    _asked_at = 0.0
+    _route: Route | None = None
 
     def __init__(self, started: float, method: bytes, target: bytes, request_id: bytes):
         self.started = started
@@ -40,20 +34,6 @@ class Record:
         self.method = method
         self.target = target
         self.request_id = request_id
-        self.status = 0  # 0: the caller was gone before an answer began
-        self.origin = ""  # "fumage" or "proxy": whose answer it was
-        self.upstream_seconds = 0.0  # waiting for heads of answers, replays included
-        self.request_bytes = 0
-        self.response_bytes = 0
-        self.replay = ""  # ok, rejected, suppressed, too_large, no_token; empty also if the replay broke off
-        self.replayed = False  # after a 401 it went out once more
-        self.correlation_id: bytes | None = None
-        self.error: Exception | None = None  # what the proxy answered with
-        self.broken: Exception | None = None  # why an answer was broken off
-        self.abandoned = False  # the caller was gone before the end of its answer
-        self.defect: Exception | None = None
-        self._asked_at = 0.0
-        self._route: Route | None = None
 
     @property
     def route(self) -> Route:

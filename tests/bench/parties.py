@@ -89,7 +89,7 @@ def start_fumage_proxy(upstream: Upstream, scheme: str, port: int, cpu: int | No
 
 
 def start_envoy(upstream: Upstream, scheme: str, port: int, cpu: int | None) -> Server:
-    """Envoy with its credential injector, one worker."""
+    """Envoy with its credential injector, one worker, and an access log like ours."""
     path = upstream.folder / f"envoy-{scheme}.json"
     path.write_text(json.dumps(_envoy(upstream, scheme, port)))
     binary = shutil.which("envoy") or str(Path(sys.executable).with_name("envoy"))
@@ -113,6 +113,21 @@ def start_haproxy(upstream: Upstream, scheme: str, port: int, cpu: int | None) -
     return Server(["haproxy", "-f", str(path)], upstream.folder / "haproxy.log", cpu=cpu)
 
 
+_ACCESS = {
+    "time": "%START_TIME%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(:PATH)%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "duration": "%DURATION%",
+    "upstream_duration": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    "request_bytes": "%BYTES_RECEIVED%",
+    "response_bytes": "%BYTES_SENT%",
+    "correlation_id": "%RESP(FUMAGE-CORRELATION-ID)%",
+}
+
+
 def _envoy(upstream: Upstream, scheme: str, port: int) -> object:
     kind = "type.googleapis.com/envoy.extensions"
     injector = {
@@ -130,6 +145,17 @@ def _envoy(upstream: Upstream, scheme: str, port: int) -> object:
     manager = {
         "@type": f"{kind}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "fumage",
+        # A line a request, as we write one.
+        "access_log": [
+            {
+                "name": "envoy.access_loggers.file",
+                "typed_config": {
+                    "@type": f"{kind}.access_loggers.file.v3.FileAccessLog",
+                    "path": str(upstream.folder / "envoy-access.log"),
+                    "log_format": {"json_format": _ACCESS},
+                },
+            }
+        ],
         "route_config": {
             "virtual_hosts": [
                 {

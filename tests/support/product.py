@@ -1,4 +1,4 @@
-"""The product in the test's own process: the whole application on free ports, before fakes of both servers."""
+"""The product in the test's own process: the whole application on free ports, before two fakes."""
 
 import argparse
 import os
