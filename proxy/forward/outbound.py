@@ -4,6 +4,7 @@ import asyncio
 import select
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from proxy.forward.answer import Answer as Answer  # part of this module's face
@@ -34,16 +35,14 @@ def _tls_error(error: ssl.SSLError) -> FumageError:
     return FumageTLS(f"TLS with Fumage failed: {error.reason or 'unknown reason'}.")
 
 
-if hasattr(select, "poll"):
-
-    def _readable(descriptor: int) -> bool:
+def _look(descriptor: int) -> Callable[[], object]:
+    """What says, when called, whether there is anything to read."""
+    if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(0))
-else:  # Windows, whose select() knows no limit of 1024
-
-    def _readable(descriptor: int) -> bool:
-        return bool(select.select([descriptor], [], [], 0)[0])
+        return partial(poll.poll, 0)
+    # Windows, whose select() knows no limit of 1024
+    return lambda: select.select([descriptor], [], [], 0)[0]
 
 
 class Connection(asyncio.Protocol):
@@ -60,7 +59,7 @@ class Connection(asyncio.Protocol):
         self._stalled = stalled  # between two chunks
         self._reader = AnswerReader()
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anybody has this object
-        self._descriptor = -1
+        self._readable: Callable[[], object] = lambda: True
         self._tls: TLS | None = None
         self._tls_started: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -182,7 +181,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
-        self._descriptor = self._transport.get_extra_info("socket").fileno()
+        self._readable = _look(self._transport.get_extra_info("socket").fileno())
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Shake hands; twice through a tunnel. Raises FumageUntrusted, FumageTLS or FumageConnectionLost."""
@@ -274,7 +273,7 @@ class Connection(asyncio.Protocol):
 
     def gone(self) -> bool:
         """Whether the peer has closed an idle connection, or sent what nobody asked for; not seen yet."""
-        return self.closed or _readable(self._descriptor)
+        return self.closed or bool(self._readable())
 
     def fail(self, error: ProxyError) -> None:
         """End the connection at once; whoever waits on it gets `error`."""

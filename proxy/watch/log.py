@@ -21,6 +21,8 @@ _OWN_ID = re.compile(rb"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
 
+_MANY = 64  # lines that are written at once: more would hold up requests for milliseconds
+
 # What is put in needs no escaping: numbers, and words of closed lists. A dict that json.dumps turns into the
 # same costs twice as much.
 _JSON_LINE = (
@@ -32,13 +34,14 @@ _JSON_LINE = (
 _BETWEEN = '", "'
 
 
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
 def _stamp(seconds: float) -> str:
-    return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+    return _instant(int(seconds * 1000))
+
+
+@lru_cache(maxsize=16)  # under load many lines share a millisecond
+def _instant(milliseconds: int) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:03d}Z"
 
 
 class _JSONLines(logging.Formatter):
@@ -111,9 +114,12 @@ class RequestLog:
     def __call__(self, record: Record) -> None:
         if not (self._enabled or record.defect):
             return
-        if not self._waiting:
+        waiting = self._waiting
+        if not waiting:
             asyncio.get_running_loop().call_later(_FLUSH, self.flush)
-        self._waiting.append((self._wall(), record))
+        waiting.append((self._wall(), record))
+        if len(waiting) >= _MANY:
+            self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
