@@ -13,9 +13,10 @@ from proxy.clock import Clock, SystemClock
 from proxy.forward.deadlines import Deadlines
 from proxy.forward.dial import Dialer, EgressProxy
 from proxy.forward.exchange import Forwarder, Origin
-from proxy.forward.inbound import Callers, Limits
+from proxy.forward.inbound import Callers
 from proxy.forward.outbound import Connection
 from proxy.forward.pool import Pool
+from proxy.forward.reader import Limits
 from proxy.forward.replay import ReplayMemory
 from proxy.listen import BACKLOG, Bound, bind
 from proxy.network import egress_proxy, tls_context

@@ -43,7 +43,7 @@ class AnswerReader:
         if self._spent:
             self._llhttp = httptools.HttpResponseParser(self)
         self._head_only = self._spent = head_only
-        self._start = b""
+        self._start = self._last = b""
         self._begun = False
         self._overhead = 0  # bytes that are not body
         self._received = 0  # bytes of body
@@ -72,6 +72,11 @@ class AnswerReader:
                 return
             cause = error.__context__
             raise (cause if isinstance(cause, FumageNotHTTP) else _not_http()) from None
+        if self._head_only:
+            # A piece of a chunk's size is no body to llhttp yet: what follows the head is not ours to read.
+            self._last = (self._last + data[-4:])[-4:]
+            if self.complete and self._last != b"\r\n\r\n":
+                self.keep_alive = False
         self._overhead += len(data) - (self._received - known)
         if self._overhead > MAX_HEAD + 8 * self._received:  # 8: chunks of a single byte are allowed
             raise FumageNotHTTP("The head, or the trailer, of Fumage's answer is too large.")

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 from proxy.forward.deadlines import Deadlines
 from proxy.forward.reader import Limits, RequestReader
 from proxy.forward.request import HIGH_WATER, Request
+from proxy.loop import start
 from proxy.rules.errors import CallerTooSlow, MalformedRequest, ProxyError, TooManyCallers
 
 _AHEAD = 64 * 1024  # bytes of pipelined requests that wait for their turn
@@ -17,8 +18,6 @@ _PIECE = 4 * 1024  # of them are looked at together: each time they are copied
 _LINGER = 2.0  # seconds of silence, and
 _LINGER_AT_MOST = 30.0  # seconds altogether; see CallerConnection.end
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-__all__ = ["CallerConnection", "Callers", "Exchanges", "Limits"]
 
 
 class Exchanges(Protocol):
@@ -314,7 +313,7 @@ class CallerConnection(asyncio.Protocol):
     def _serve(self) -> None:
         request = self._reader.request
         if request is not None and self._task is None and not self._deaf and not self.closed:
-            task = _start(self._run(request), self._loop)
+            task = start(self._run(request), self._loop)
             if not task.done():
                 self._task = task
 
@@ -395,14 +394,3 @@ class CallerConnection(asyncio.Protocol):
         self._wake()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-
-
-if sys.version_info >= (3, 12):
-
-    def _start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        # Runs at once, up to its first wait: the request is on its way to Fumage without a turn of the loop.
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-else:
-
-    def _start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return loop.create_task(coroutine)

@@ -334,6 +334,7 @@ BODYLESS = {
     "HEAD on 1.0": ("HEAD", b"HTTP/1.0 200 OK\r\nContent-Length: 500\r\n\r\n", False),
     "HEAD with close": ("HEAD", OK + b"Connection: close\r\nContent-Length: 500\r\n\r\n", False),
     "HEAD with a body all the same": ("HEAD", OK + b"Content-Length: 5\r\n\r\nhello", False),
+    "HEAD with half a chunk size": ("HEAD", CHUNKED + b"0", False),
     "HEAD with a chunked body": ("HEAD", CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", False),
     "HEAD with an answer after it": ("HEAD", OK + b"\r\n" + OK + b"Content-Length: 0\r\n\r\n", False),
     "204": ("GET", b"HTTP/1.1 204 No Content\r\n\r\n", True),
