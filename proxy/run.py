@@ -53,9 +53,20 @@ class _Stop:
 def serve(loaded: Loaded) -> int:
     """Run the proxy until a signal; the exit code. Raises SettingsError."""
     settings = loaded.settings
+    _allow_descriptors()
     watch_log.configure(settings.log_level, settings.log_format)
     lenient = {name: loaded.sources[name] == "default" for name in ("listen", "admin_listen")}
     return _run(lambda: _serve(settings, lenient), ListenError)
+
+
+def _allow_descriptors() -> None:
+    # The usual soft limit, 1,024, is less than max_clients and max_connections need. It is low for the sake
+    # of programs that use select() (https://0pointer.net/blog/file-descriptor-limits.html).
+    with suppress(ImportError, ValueError, OSError):  # Windows; a hard limit that the kernel does not like
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: Settings, lenient: Mapping[str, bool]) -> None:

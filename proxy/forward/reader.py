@@ -59,6 +59,7 @@ class RequestReader:
         self.body: RequestBody | None = None
         self.keep_alive = False  # the caller's wish
         self.expects_continue = False
+        self._half_line = False  # a CR is here of what may be an empty line
         self._head = bytearray()  # of a head that is not complete yet
         self._parsed = 0  # bytes of it
         self._target = b""
@@ -89,8 +90,7 @@ class RequestReader:
 
     def _feed_head(self, data: bytes) -> bytes:
         known = len(self._head)
-        # RFC 9112 section 2.2: empty lines before a request line are ignored.
-        if not known and data[0] in b"\r\n" and not (data := data.lstrip(b"\r\n")):
+        if not known and (self._half_line or data[0] in b"\r\n") and not (data := self._skip_lines(data)):
             return b""
         if known:
             self._head += data
@@ -115,6 +115,19 @@ class RequestReader:
         if self.body is not None:
             self._check_size(self.body)
         return data[end - known :]
+
+    def _skip_lines(self, data: bytes) -> bytes:
+        """Empty lines before a request line are ignored (RFC 9112 section 2.2)."""
+        if self._half_line:
+            data = b"\r" + data
+        while data.startswith(b"\r\n"):
+            data = data[2:]
+        self._half_line = data == b"\r"
+        if self._half_line:
+            return b""
+        if data[:1] in (b"\r", b"\n"):
+            raise MalformedRequest("There is a lone CR or LF before the request line.")
+        return data
 
     def _same_again(self, data: bytes) -> Request | None:
         """The request, if nothing but its line is new: most callers send the same fields, byte for byte,

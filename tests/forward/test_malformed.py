@@ -74,6 +74,8 @@ HEADS = {
     "a bare LF ends a field": GET + b"A: b\nB: c\r\n\r\n",
     "bare LFs everywhere": b"GET / HTTP/1.1\nHost: localhost\n\n",
     "a bare LF ends the head": GET + b"\n",
+    "a bare CR before the request line": b"\r\r\n" + GET + b"\r\n",
+    "a bare LF before the request line": b"\n" + GET + b"\r\n",
     "a bare CR in the request line": lined(b"GET /\r HTTP/1.1"),
     "a bare CR after the version": b"GET / HTTP/1.1\rHost: localhost\r\n\r\n",
     "a bare CR in a name": GET + b"A\rB: c\r\n\r\n",
