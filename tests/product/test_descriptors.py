@@ -1,6 +1,7 @@
 """Descriptors exhausted: the process survives, says what is wrong, and serves again afterwards."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forward.fumage import authority, quiet, quiet_product, server, told, unused_port
+from tests.forward.fumage import authority, quiet, quiet_product, server, told, until, unused_port
 from tests.product.command import COMMAND, Running, before, running
 from tests.support import head
 from tests.support.caller import Answer, Broken, Caller, fetch
@@ -114,7 +115,13 @@ async def test_a_reset_during_an_upload_is_noticed_when_no_descriptor_is_left() 
 async def test_a_name_that_cannot_be_looked_up_without_a_descriptor_is_no_fault_of_fumage() -> None:
     async with Product(base_url=f"https://localhost:{unused_port()}") as product:
         assert told(await fetch(product.port))[2] == "connection_refused"
+        await quiet(product, 0)
         async with await Caller.connect(product.port) as caller:
+            # Nothing may be left that closes a descriptor meanwhile: uvloop does that some turns later.
+            await until(lambda: len(product.app._callers.open) == 1)
+            gc.collect()
+            for _ in range(5):
+                await asyncio.sleep(0)
             with no_descriptor():
                 answer = await caller.request()
             assert told(answer) == (503, "throttled", "connection_limit_reached", None)
