@@ -143,6 +143,12 @@ class Dialer:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except UnicodeError:  # a label that is empty or too long for DNS
             raise socket.gaierror(socket.EAI_NONAME, "no host name") from None
+        except OSError as error:
+            if isinstance(error, socket.gaierror):
+                raise
+            # EAI_SYSTEM: this machine could not even ask, mostly for want of a descriptor. glibc leaves any
+            # errno behind then: EBUSY, EINVAL.
+            raise OSError(errno.EMFILE, "no means to look up a name") from None
         sock = await aiohappyeyeballs.start_connection(
             found, happy_eyeballs_delay=_HEAD_START, interleave=1, loop=loop
         )
@@ -179,8 +185,7 @@ def _too_slow() -> FumageError:
 
 
 _UNROUTABLE = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL))
-# EBUSY is what glibc's getaddrinfo makes of EMFILE.
-_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EBUSY))
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 _EGRESS_FAULTS: dict[type[ProxyError], str] = {
     FumageNameUnknown: "The host name of the egress proxy is unknown.",
