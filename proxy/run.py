@@ -93,9 +93,9 @@ async def _serve(settings: Settings, lenient: Mapping[str, bool]) -> None:
 
 def _tell(app: App, settings: Settings) -> None:
     log.setLevel(logging.INFO)  # where it listens is told whatever log_level says: port 0 picks one
-    log.info("Listening on %s; forwarding to %s.", _names(app.bound), settings.base_url)
+    log.info("Listening on %s; forwarding to %s", _names(app.bound), settings.base_url)
     if app.admin_bound:
-        log.info("Health on %s.", _names(app.admin_bound))
+        log.info("Health on %s", _names(app.admin_bound))
     log.setLevel(logging.NOTSET)
     if _in_container() and any(one.path is None for one in app.bound) and _loopback_only(app.bound):
         log.info(
@@ -139,7 +139,7 @@ def run_sandbox(args: argparse.Namespace) -> int:
         stop = _Stop()
         async with sandbox:
             print("\n".join(f"{name}={value}" for name, value in sandbox.settings().items()), flush=True)
-            print(f"Sandbox: control endpoint on {sandbox.control_url}. Ctrl-C ends it.", file=sys.stderr)
+            print(f"Sandbox: Ctrl-C ends it; control endpoint on {sandbox.control_url}", file=sys.stderr)
             await stop.asked.wait()
 
     return _run(until_stopped, OSError)
