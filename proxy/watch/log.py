@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import TextIO
 
@@ -125,8 +126,10 @@ class RequestLog:
         """Write what waits."""
         waiting, self._waiting = self._waiting, []
         if waiting:
-            self._stream.write("".join([self._format(when, record) for when, record in waiting]))
-            self._stream.flush()
+            text = "".join([self._format(when, record) for when, record in waiting])
+            with suppress(OSError):  # nobody reads the log any more; requests go on
+                self._stream.write(text)
+                self._stream.flush()
 
     def _request_id(self, value: bytes) -> str:
         if _OWN_ID.fullmatch(value):

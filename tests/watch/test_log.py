@@ -295,3 +295,14 @@ def test_what_a_library_says_is_told_by_its_place_alone(name: str, events: Event
     line = events.lines("json", name, "Exception in callback f(%r)\nprotocol: ...", b"GET /Patient/Smith")
     assert "Smith" not in line
     assert Path(__file__).name in line
+
+
+async def test_a_log_that_nobody_reads_any_more_does_not_hold_up_requests() -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    requests = RequestLog(json_lines=True, stream=Broken())
+    for _ in range(200):
+        requests(a_record())
+    requests.flush()
