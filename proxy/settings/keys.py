@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from proxy.rules.allow_words import read_words
+from proxy.rules.guard import DEFAULT_HOSTS
 from proxy.settings import values
 from proxy.settings.values import MASK, URL, Address
 
@@ -166,7 +167,7 @@ class Settings:
     unsafe_listen: bool = _key(_BOOLEAN, "false", "let listen be reached from other hosts")
     allowed_hosts: tuple[str, ...] = _key(
         _HOSTS,
-        ",".join(values.DEFAULT_HOSTS),
+        ",".join(DEFAULT_HOSTS),
         "Host names accepted on TCP listeners, any port; added to the defaults",
     )
     allowed_origins: tuple[str, ...] = _key(_ORIGINS, "", "browser origins that are answered (CORS)")

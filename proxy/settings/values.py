@@ -9,11 +9,12 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from proxy.rules.guard import DEFAULT_HOSTS
+
 W = TypeVar("W", bound=str)
 
 MASK = "********"  # as long for every secret
 DEFAULT_PORTS = {"http": 80, "https": 443}
-DEFAULT_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 _SOCKET_MODE = 0o600
 # sun_path of sockaddr_un, less the final NUL: 108 bytes on Linux, 104 on macOS and the BSDs.

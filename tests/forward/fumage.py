@@ -13,6 +13,18 @@ import trustme
 from tests.support.caller import Answer
 from tests.support.product import Product, server_context
 
+# Fields that end at the next hop, in either direction (RFC 9110 section 7.6.1).
+HOPS = [
+    ("Connection", "close, X-Mine"),
+    ("X-Mine", "1"),
+    ("Keep-Alive", "timeout=5"),
+    ("Proxy-Connection", "keep-alive"),
+    ("Proxy-Authorization", "Basic eDp5"),
+    ("TE", "trailers"),
+    ("Upgrade", "h2c"),
+    ("HTTP2-Settings", "AAMAAABkAAQ"),
+]
+
 
 def told(answer: Answer) -> tuple[int, str, str | None, str | None]:
     """Status, issue code, and error and details of Proxy-Status: a row of section 7 of the contract."""

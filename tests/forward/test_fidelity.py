@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.forward.fumage import HOPS
 from tests.support import Message, head
 from tests.support.caller import Caller, build, fetch
 from tests.support.product import Product
@@ -123,16 +124,6 @@ async def test_a_via_of_others_is_kept_and_ours_added() -> None:
         ]
 
 
-HOPS = [
-    ("Connection", "close, X-Mine"),
-    ("X-Mine", "1"),
-    ("Keep-Alive", "timeout=5"),
-    ("Proxy-Connection", "keep-alive"),
-    ("Proxy-Authorization", "Basic eDp5"),
-    ("TE", "trailers"),
-    ("Upgrade", "h2c"),
-    ("HTTP2-Settings", "AAMAAABkAAQ"),
-]
 IDENTITY = [
     ("Authorization", "Bearer of-the-caller"),
     ("aUTHORIZATION", "Basic eDp5"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.forward.fumage import HOPS
 from tests.forward.leftovers import nothing_left
 from tests.support import Message
 from tests.support.caller import Caller, fetch
@@ -14,18 +15,6 @@ OWN = {b"host", b"via", b"x-request-id", b"authorization", b"content-length", b"
 def others(message: Message) -> list[tuple[bytes, bytes]]:
     """The fields less those that the proxy sets itself."""
     return [field for field in message.headers if field[0].lower() not in OWN]
-
-
-HOPS = [
-    ("Connection", "close, X-Mine"),
-    ("X-Mine", "1"),
-    ("Keep-Alive", "timeout=5"),
-    ("Proxy-Connection", "keep-alive"),
-    ("Proxy-Authorization", "Basic eDp5"),
-    ("TE", "trailers"),
-    ("Upgrade", "h2c"),
-    ("HTTP2-Settings", "AAMAAABkAAQ"),
-]
 
 
 @pytest.mark.parametrize(
