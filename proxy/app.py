@@ -4,34 +4,47 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from proxy import __version__
 from proxy.admin.server import AdminServer, Health
 from proxy.admin.status import Status
 from proxy.clock import Clock, SystemClock
+from proxy.forward.callers import Callers
 from proxy.forward.deadlines import Deadlines
 from proxy.forward.dial import Dialer, EgressProxy
 from proxy.forward.exchange import Forwarder, Origin
-from proxy.forward.inbound import Callers
+from proxy.forward.listeners import Listeners
 from proxy.forward.outbound import Connection
 from proxy.forward.pool import Pool
 from proxy.forward.reader import Limits
 from proxy.forward.replay import ReplayMemory
-from proxy.listen import BACKLOG, Bound, bind
+from proxy.listen import Bound, bind
 from proxy.network import egress_proxy, tls_context
 from proxy.rules.bundle import BodyLinks
 from proxy.rules.errors import ProxyError, TokenError
 from proxy.rules.guard import Guard
 from proxy.rules.links import Base, Links
 from proxy.rules.permissions import Permissions
-from proxy.settings import MEMORY, Settings, SettingsError, read_secret
+from proxy.settings import (
+    CREDENTIALS,
+    MEMORY,
+    Change,
+    Settings,
+    SettingsError,
+    compare,
+    mask_url,
+    read_secret,
+)
+from proxy.token.extra import open_store
 from proxy.token.grant import ClientCredentials
 from proxy.token.rotation import Rotation
 from proxy.token.source import TokenGrant, TokenSource
 from proxy.watch.metrics import Metrics, Tally
 from proxy.watch.recent import Recent
 from proxy.watch.record import Record
+from proxy.watch.sharing import Sharing, Told
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +69,17 @@ class App:
         clock: Clock | None = None,
         stop: asyncio.Event | None = None,
     ):
-        self._settings = settings
+        self._settings = settings  # those in force: see `change` and `_rotated`
         self._lenient = lenient or {}
         self._clock = clock or SystemClock()
-        self._watch = watch
+        self.watch = watch
         self.stop = stop or asyncio.Event()
         self._tally = Tally()
         self._recent = Recent(self._clock)
+        shared = settings.token_store != MEMORY
+        self._sharing = Sharing(mask_url(settings.token_store), self._clock) if shared else None
         self._tasks: list[asyncio.Task[None]] = []
-        self._servers: list[asyncio.Server] = []
+        self._rotation: asyncio.Task[None] | None = None
         self.bound: list[Bound] = []
         self.admin_bound: list[Bound] = []
 
@@ -76,44 +91,33 @@ class App:
         settings = self._settings
         self._build()
         self.bound = bind(settings.listen, lenient=self._lenient.get("listen", False))
+        self._listeners = Listeners(self.bound, self._callers.connection)
         try:
             self.admin_bound = bind(settings.admin_listen, lenient=self._lenient.get("admin_listen", False))
             self._status.listeners = [one.name for one in self.bound]
             self._status.admin_listeners = [one.name for one in self.admin_bound]
             await self._admin.start(self.admin_bound)
-            await self._serve()
+            await self._listeners.start()
         except BaseException:
             for one in (*self.bound, *self.admin_bound):
                 one.close()
             raise
         self._tasks = [asyncio.create_task(self._tokens.run()), asyncio.create_task(self._warm())]
-        if rotation := self._rotation():
-            self._tasks.append(asyncio.create_task(rotation.run()))
+        self._rotate()
 
     def _build(self) -> None:
         settings, clock = self._settings, self._clock
         context = self._context = tls_context(settings)
         self._tokens = TokenSource(
-            self._grant(settings.client_secret),
+            self._grant(settings),
             refresh_margin=settings.refresh_margin,
             clock=clock,
             on_event=_log_token_event,
         )
+        self._waiting = Deadlines(settings.response_timeout, Connection.timed_out)
+        self._stalled = Deadlines(settings.idle_timeout, Connection.stalled)
         self._pool = self._build_pool(context)
-        base = settings.base_url
-        self._forwarder = Forwarder(
-            guard=Guard(settings.allowed_hosts, settings.allowed_origins),
-            permissions=Permissions.parse(settings.allow),
-            tokens=self._tokens,
-            pool=self._pool,
-            origin=Origin(base.authority.encode(), base.path.encode()),
-            links=_links(settings),
-            body_links=_body_links(settings),
-            replay_limit=settings.replay_limit,
-            replay_memory=ReplayMemory(settings.replay_memory),
-            clock=clock,
-            watch=self._note,
-        )
+        self._forwarder = self._build_forwarder(ReplayMemory(settings.replay_memory))
         self._callers = Callers(
             self._forwarder,
             Limits(settings.max_head, settings.max_body),
@@ -124,6 +128,22 @@ class App:
         )
         self._health = Health(lambda: self._tokens.started, self._why_not_started)
         self._admin = self._build_admin()
+
+    def _build_forwarder(self, replay_memory: ReplayMemory) -> Forwarder:
+        settings, base = self._settings, self._settings.base_url
+        return Forwarder(
+            guard=Guard(settings.allowed_hosts, settings.allowed_origins),
+            permissions=Permissions.parse(settings.allow),
+            tokens=self._tokens,
+            pool=self._pool,
+            origin=Origin(base.authority.encode(), base.path.encode()),
+            links=_links(settings),
+            body_links=_body_links(settings),
+            replay_limit=settings.replay_limit,
+            replay_memory=replay_memory,
+            clock=self._clock,
+            watch=self._note,
+        )
 
     def _build_admin(self) -> AdminServer:
         settings, pool, callers = self._settings, self._pool, self._callers
@@ -144,6 +164,7 @@ class App:
             callers=lambda: len(callers.open),
             in_flight=lambda: callers.in_flight,
             limits=(settings.max_connections, settings.max_clients),
+            sharing=self._sharing,
             tally=self._tally,
             recent=self._recent,
             clock=self._clock,
@@ -159,14 +180,13 @@ class App:
     def _note(self, record: Record) -> None:
         self._tally(record)
         self._recent(record)
-        self._watch(record)
+        self.watch(record)
 
-    def _grant(self, client_secret: str) -> TokenGrant:
-        settings = self._settings
+    def _grant(self, settings: Settings) -> TokenGrant:
         grant = ClientCredentials(
             token_url=str(settings.token_url),
             client_id=settings.client_id,
-            client_secret=client_secret,
+            client_secret=settings.client_secret,
             scope=settings.scope,
             patient=settings.patient,
             client_auth=settings.client_auth,
@@ -176,22 +196,18 @@ class App:
             clock=self._clock,
             observe=self._tally.token_request,
         )
-        return grant if settings.token_store == MEMORY else self._shared(grant)
+        return grant if self._sharing is None else self._shared(grant, self._sharing)
 
-    def _shared(self, grant: ClientCredentials) -> TokenGrant:
+    def _shared(self, grant: ClientCredentials, sharing: Sharing) -> TokenGrant:
         settings = self._settings
         try:
-            # Here, since the extra is needed for a shared store alone, and is not small.
-            from proxy.token.seal import Seal
-            from proxy.token.shared import SharedGrant
-            from proxy.token.store import RedisStore
-        except ImportError:
-            advice = "pip install 'fumage-proxy[redis]'"
-            raise SettingsError([f"token_store: a shared store needs the extra redis: {advice}"]) from None
-        try:
-            store = RedisStore(settings.token_store, password=settings.token_store_password)
+            store = open_store(settings.token_store, settings.token_store_password)
         except ValueError as error:
             raise SettingsError([f"token_store: {error}"]) from None
+        # Here, since they need the extra.
+        from proxy.token.seal import Seal
+        from proxy.token.shared import SharedGrant
+
         return SharedGrant(
             grant,
             store=store,
@@ -199,26 +215,85 @@ class App:
             refresh_margin=settings.refresh_margin,
             patience=settings.token_timeout,
             clock=self._clock,
-            observe=_log_store_event,
+            observe=partial(self._note_store, sharing),
         )
 
-    def _rotation(self) -> Rotation | None:
-        path = self._settings.client_secret_file
+    def _note_store(self, sharing: Sharing, event: str, error: Told | None) -> None:
+        self._tally.store_event(event)
+        if sharing(event, error):
+            log.info("The shared token store is in use again.")
+        elif error is not None:
+            log.warning("The shared token store was not used: %s %s", error, error.advice)
+
+    def _rotate(self) -> None:
+        """Watch the secret's file from now on, if there is one."""
+        settings, path = self._settings, self._settings.client_secret_file
         if path is None or not path.is_file():  # what a shell's <(…) leaves can be read once, and blocks then
-            return None
-        return Rotation(
+            return
+        rotation = Rotation(
             self._tokens,
-            secret=self._settings.client_secret,
+            secret=settings.client_secret,
             read=partial(read_secret, path),
-            make_grant=self._grant,
+            make_grant=lambda secret: self._grant(replace(settings, client_secret=secret)),
             clock=self._clock,
-            on_event=_log_rotation,
+            on_event=lambda event, why: self._rotated(rotation, why),
         )
+        self._rotation = asyncio.create_task(rotation.run())
+        self._tasks.append(self._rotation)
+
+    def _rotated(self, rotation: Rotation, why: str | None) -> None:
+        if why is None:
+            self._settings = replace(self._settings, client_secret=rotation.secret)
+            log.info("The client secret was rotated: the new one is in use.")
+        else:
+            log.warning("The new client secret is not used, the old one stays: %s", why)
+
+    async def change(self, wanted: Settings) -> Change:
+        """Take up what can change while it runs; new credentials first prove themselves with a token.
+
+        Raises TokenError if they cannot; then all is as it was.
+        """
+        change = compare(self._settings, wanted)
+        if not CREDENTIALS.isdisjoint(change.live):
+            await self._change_credentials(change.settings)
+        self._take_up(change.settings)
+        return change
+
+    async def _change_credentials(self, settings: Settings) -> None:
+        if self._rotation is not None:  # its secrets go with the old settings
+            self._tasks.remove(self._rotation)
+            await _end(self._rotation)
+            self._rotation = None
+        try:
+            if failure := await self._tokens.adopt(self._grant(settings)):
+                raise failure
+            self._settings = settings
+        finally:
+            self._rotate()
+
+    def _take_up(self, settings: Settings) -> None:
+        old, self._settings = self._settings, settings
+        same_memory = settings.replay_memory == old.replay_memory
+        memory = self._forwarder.replay_memory if same_memory else ReplayMemory(settings.replay_memory)
+        callers = self._callers
+        # Requests under way keep the old one, so that each of them sees one set of rules.
+        self._forwarder = callers.exchanges = self._build_forwarder(memory)
+        self._admin.guard = self._forwarder.guard
+        callers.limits = Limits(settings.max_head, settings.max_body)
+        callers.most = settings.max_clients
+        self._status.limits = (settings.max_connections, settings.max_clients)
+        for deadlines, seconds in (
+            (callers.head, settings.client_timeout),
+            (callers.idle, settings.client_keepalive),
+            (callers.upload, settings.idle_timeout),
+            (callers.unread, settings.idle_timeout),
+            (self._stalled, settings.idle_timeout),
+            (self._waiting, settings.response_timeout),
+        ):
+            deadlines.change(seconds)
 
     def _build_pool(self, context: ssl.SSLContext) -> Pool:
         settings, base = self._settings, self._settings.base_url
-        waiting = Deadlines(settings.response_timeout, Connection.timed_out)
-        stalled = Deadlines(settings.idle_timeout, Connection.stalled)
         egress = egress_proxy(base)
         dialer = Dialer(
             host=base.host,
@@ -226,7 +301,7 @@ class App:
             ssl_context=context if base.scheme == "https" else None,
             egress=EgressProxy.of(egress) if egress else None,
             timeout=settings.connect_timeout,
-            connection=lambda: Connection(waiting, stalled),
+            connection=lambda: Connection(self._waiting, self._stalled),
         )
         return Pool(
             dialer.dial,
@@ -236,17 +311,6 @@ class App:
             busy_timeout=settings.connect_timeout,
             clock=self._clock,
         )
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        for one in self.bound:
-            serve = loop.create_server if one.path is None else loop.create_unix_server
-            # A duplicate, so that the socket outlives asyncio's server: see _stop_listening.
-            server = await serve(self._protocol(one), sock=one.sock.dup(), backlog=BACKLOG)
-            self._servers.append(server)
-
-    def _protocol(self, bound: Bound) -> Callable[[], asyncio.Protocol]:
-        return partial(self._callers.connection, tcp=bound.path is None)
 
     def _why_not_started(self) -> str:
         error = self._tokens.last_error
@@ -262,12 +326,17 @@ class App:
         except ProxyError as error:
             log.warning("No connection to Fumage yet: %s %s", error, error.advice)
 
+    @property
+    def drain_time(self) -> float:
+        """Seconds that `drain` takes at most."""
+        return self._settings.drain_delay + self._settings.drain_timeout
+
     async def drain(self) -> None:
         """Stop: newcomers are served for drain_delay still, what runs may take drain_timeout then."""
         settings = self._settings
         self._health.draining = True
         await asyncio.sleep(settings.drain_delay)
-        await self._stop_listening()
+        await self._listeners.stop()
         self._callers.draining = True  # from now on answers say Connection: close
         await asyncio.sleep(_SETTLE)
         self._forwarder.draining = True
@@ -278,39 +347,23 @@ class App:
         except TimeoutError:
             log.warning("drain_timeout is over; %d connections are broken off.", len(self._callers.open))
 
-    async def _stop_listening(self) -> None:
-        """Close the listeners, and lose no connection that the kernel has completed."""
-        loop = asyncio.get_running_loop()
-        if isinstance(
-            loop, asyncio.SelectorEventLoop
-        ):  # not uvloop, whose accepted connections are transports at once
-            for server in self._servers:
-                loop.remove_reader(server.sockets[0].fileno())
-            # What asyncio has accepted becomes a transport next turn; since Python 3.12 that fails, and
-            # the connection is lost, once its server is closed.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        last = []
-        for server, one in zip(self._servers, self.bound, strict=True):
-            server.close()
-            last += [loop.connect_accepted_socket(self._protocol(one), sock) for sock in one.accept_rest()]
-        await asyncio.gather(*last, return_exceptions=True)
-
     async def close(self) -> None:
         """End at once what is left."""
-        for server in self._servers:
-            server.close()
-        for one in self.bound:
-            one.close()
+        self._listeners.close()
         for one in self.admin_bound:
             one.remove_path()
+        self._forwarder.ended = True
         self._callers.abort()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(*self._tasks)
         self._pool.abort()
         await self._tokens.close()
         await self._admin.close()
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _links(settings: Settings) -> Links | None:
@@ -328,18 +381,6 @@ def _base(settings: Settings) -> Base:
     base = settings.base_url
     host = f"[{base.host}]" if ":" in base.host else base.host
     return Base(base.scheme.encode(), host.encode(), base.explicit_port, base.path.encode())
-
-
-def _log_rotation(event: str, why: str | None) -> None:
-    if why is None:
-        log.info("The client secret was rotated: the new one is in use.")
-    else:
-        log.warning("The new client secret is not used, the old one stays: %s", why)
-
-
-def _log_store_event(event: str, why: str | None) -> None:
-    if why is not None:
-        log.warning("The shared token store was not used: %s", why)
 
 
 def _log_token_event(event: str, error: TokenError | None) -> None:

@@ -1,17 +1,24 @@
 """The command line: arguments in, exit code out."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from proxy import settings as settings_module
-from proxy.settings import KEYS, TCP, Loaded, SettingsError
+from proxy.settings import KEYS, MEMORY, TCP, Choice, Loaded, SettingsError, Values, culprit
 
 OK, FAILED, BAD_COMMAND_LINE, BAD_SETTINGS = 0, 1, 2, 78
 _MAX_WAIT = "30s"
+_OUTPUT_LOST = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))  # nothing here writes but what it prints
+
+
+class _CannotRun(Exception):
+    """What this process was started with leaves nothing to do; the text says why."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             _complain(problem)
         return BAD_SETTINGS
+    except _CannotRun as error:
+        _complain(str(error))
+        return FAILED
     except (BrokenPipeError, KeyboardInterrupt):  # `fumage-proxy config | head`; Ctrl-C before a loop runs
+        return FAILED
+    except OSError as error:
+        if error.errno not in _OUTPUT_LOST:
+            raise
+        _complain(f"what this command prints cannot be written: {error.strerror}")
         return FAILED
     finally:
         _give_up_broken_pipes()
@@ -113,7 +128,7 @@ def _wait_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _duration(text: str) -> float:
-    from proxy.settings.values import duration
+    from proxy.settings.numbers import duration
 
     try:
         return duration(text, zero=True)
@@ -128,19 +143,41 @@ def _no_flags(command: argparse.ArgumentParser) -> None:
 # --- the commands ---
 
 
-def _load(args: argparse.Namespace) -> Loaded:
-    return settings_module.load(args, os.environ, cwd=Path.cwd())
+def _loader(args: argparse.Namespace) -> Callable[[], Loaded]:
+    """What loads all settings, and looks at the files and URLs that they lead to."""
+    from proxy.network import RULES  # here, since probes need no TLS
+
+    rules = (*RULES, (("token_store", "token_store_password"), _store_rule))
+    return partial(settings_module.load, args, os.environ, cwd=_here(), rules=rules)
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise _CannotRun("the working directory is gone: change to one that is there") from None
+
+
+def _store_rule(checked: Values, chosen: Choice) -> Iterator[str]:
+    from proxy.token.extra import open_store
+
+    if checked["token_store"] == MEMORY:
+        return
+    try:
+        open_store(checked["token_store"], checked["token_store_password"])
+    except ValueError as error:
+        yield f"{culprit('token_store', chosen)}: {error}"
 
 
 def _config(args: argparse.Namespace) -> int:
-    print(settings_module.describe(_load(args)), flush=True)
+    print(settings_module.describe(_loader(args)()), flush=True)
     return OK
 
 
 def _check(args: argparse.Namespace) -> int:
     from proxy.check import run  # as late as this: it takes most of the time to start
 
-    return run(lambda: _load(args), sys.stdout)
+    return run(_loader(args), sys.stdout)
 
 
 def _end_on_signals() -> None:
@@ -150,12 +187,20 @@ def _end_on_signals() -> None:
         signal.signal(number, lambda *_: sys.exit(OK))
 
 
+def _hold_hangups() -> None:
+    # SIGHUP asks for the settings to be read again; it waits until somebody can.
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
+
+
 def _serve(args: argparse.Namespace) -> int:
-    loaded = _load(args)
+    _hold_hangups()
+    load = _loader(args)
+    loaded = load()
     _end_on_signals()
     from proxy.run import serve  # late for the same reason
 
-    return serve(loaded)
+    return serve(loaded, load)
 
 
 def _sandbox(args: argparse.Namespace) -> int:
@@ -185,7 +230,7 @@ def _wait(args: argparse.Namespace) -> int:
 
 
 def _admin_targets(args: argparse.Namespace) -> list[tuple[str, int] | str]:
-    addresses = settings_module.load_admin_listen(args, os.environ, cwd=Path.cwd())
+    addresses = settings_module.load_admin_listen(args, os.environ, cwd=_here())
     return [(each.host, each.port) if isinstance(each, TCP) else each.path for each in addresses]
 
 

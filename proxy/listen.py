@@ -5,8 +5,10 @@ import ipaddress
 import os
 import socket
 import stat
+import struct
 import sys
-from collections.abc import Sequence
+from array import array
+from collections.abc import Sequence, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
@@ -14,6 +16,23 @@ from proxy.settings import TCP, Address, Unix
 
 BACKLOG = 1024  # connections that wait to be accepted; asyncio's 100 would make bursts wait for a second SYN
 _FAMILY_MISSING = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+_TRIES = 5  # to find a port that is free in both families
+
+_SO_ATTACH_FILTER = 26  # Linux; the socket module does not name it
+# A classic BPF program (https://docs.kernel.org/networking/filter.html): it sees a segment from the header of
+# TCP on, and answers how many of its bytes pass.
+_NO_SYN = array(
+    "B",
+    b"".join(
+        struct.pack("=HBBI", *step)
+        for step in (
+            (0x30, 0, 0, 13),  # load the byte of the flags (RFC 9293 section 3.1)
+            (0x45, 0, 1, 0x02),  # SYN: go on, else skip one
+            (0x06, 0, 0, 0),  # nothing passes
+            (0x06, 0, 0, 0xFFFFFFFF),  # all of it
+        )
+    ),
+)
 
 
 class ListenError(Exception):
@@ -44,9 +63,23 @@ class Bound:
         host, port = self.sock.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    def take_no_more(self) -> None:
+        """Let no TCP handshake begin any more, and those that run come to their end (Linux; else: no change).
+
+        Who comes now is not answered, tries again within a second, and finds the port closed or a successor.
+        """
+        if self.path is None and sys.platform == "linux":
+            address, size = _NO_SYN.buffer_info()
+            with suppress(OSError):  # a kernel without socket filters
+                program = struct.pack("HP", size // 8, address)
+                self.sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
     def accept_rest(self) -> list[socket.socket]:
         """Stop listening; the connections that were complete by then, which the kernel would reset."""
         self.remove_path()  # first: nobody finds the way here any more
+        if self.path is not None:
+            with suppress(OSError):  # Linux then refuses whoever found it before
+                self.sock.shutdown(socket.SHUT_RD)
         accepted: list[socket.socket] = []
         while True:
             try:
@@ -54,7 +87,8 @@ class Bound:
             except ConnectionAbortedError:
                 continue  # that one left again
             except OSError:
-                self.sock.close()  # with nothing in between: who comes between the two is lost
+                # With nothing in between: where take_no_more changes nothing, who comes now is lost.
+                self.sock.close()
                 return accepted
 
     def remove_path(self) -> None:
@@ -103,17 +137,34 @@ def _bind(address: Address, *, lenient: bool) -> list[Bound]:
         found = _resolve(address)
     except socket.gaierror as error:
         raise ListenError(f"Cannot listen on {address}: {error.strerror}.") from None
-    bound = []
-    for family, where in found:
+    # All addresses means those that there are; a name such as localhost may stand for two families.
+    skip = _FAMILY_MISSING if lenient or len(found) > 1 else frozenset()
+    for left in reversed(range(_TRIES)):
         try:
-            bound.append(_bind_tcp(family, where))
+            return _bind_same_port(found, skip)
         except OSError as error:
-            # All addresses means those that there are; a name such as localhost may stand for two families.
-            if error.errno in _FAMILY_MISSING and (lenient or len(found) > 1):
-                continue
-            for one in bound:
-                one.close()
-            raise _refusal(address, error) from None
+            # The port that was picked in one family is another's in the other.
+            if not (left and address.port == 0 and error.errno == errno.EADDRINUSE):
+                raise _refusal(address, error) from None
+    raise AssertionError("the last try returns or raises")
+
+
+def _bind_same_port(found: Sequence[tuple[int, tuple[str, int]]], skip: Set[int]) -> list[Bound]:
+    """Bind all of them, less those that fail with an errno to skip; port 0 becomes one port for all."""
+    bound: list[Bound] = []
+    with ExitStack() as undo:
+        for family, (host, port) in found:
+            if port == 0 and bound:
+                port = bound[0].sock.getsockname()[1]
+            try:
+                one = _bind_tcp(family, (host, port))
+            except OSError as error:
+                if error.errno in skip:
+                    continue
+                raise
+            undo.callback(one.close)
+            bound.append(one)
+        undo.pop_all()
     return bound
 
 

@@ -1,9 +1,7 @@
 """The event loop that the commands run on, and the tests."""
 
 import asyncio
-import sys
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -17,15 +15,3 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-if sys.version_info >= (3, 12):
-
-    def start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """A task that runs at once, up to its first wait, and not only in the next turn of the loop."""
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-else:
-
-    def start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """A task; before Python 3.12 it begins in the next turn of the loop."""
-        return loop.create_task(coroutine)

@@ -1,10 +1,19 @@
 """What every leg to the outside goes by: the TLS that it trusts and the egress proxy that it takes."""
 
+import ipaddress
+import os
 import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+from urllib.request import getproxies_environment
 
-from proxy.settings import KEYS, URL, Settings, SettingsError
+from proxy.settings import KEYS, URL, Choice, Rule, Settings, SettingsError, Values, culprit
+
+_TRUST = "SSL_CERT_FILE"  # OpenSSL's; what is wrong with the file, it keeps to itself
+_LEGS = ("base_url", "token_url")
+
+# --- the egress proxy ---
 
 
 def egress_proxy(url: URL) -> str | None:
@@ -15,14 +24,15 @@ def egress_proxy(url: URL) -> str | None:
     if url.scheme != "https":
         return None
     proxies = getproxies_environment()
-    if proxy_bypass_environment(f"{url.host}:{url.port}", proxies):
+    return None if exempt(url.host, url.port, proxies.get("no", "")) else _proxy(proxies)
+
+
+def _proxy(proxies: dict[str, str]) -> str | None:
+    proxy = proxies.get("https")
+    if not proxy:
         return None
-    proxy: str | None = proxies.get("https") or None
-    if proxy is None:
-        return None
-    proxy = (
-        proxy if "://" in proxy else f"http://{proxy}"
-    )  # as curl reads it; yarl would take host: for a scheme
+    # As curl reads it; yarl would take host: for a scheme.
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
     if not _is_proxy(proxy):
         raise SettingsError(
             ["environment HTTPS_PROXY: is not the URL of an http proxy; write http://host:port"]
@@ -38,35 +48,166 @@ def _is_proxy(url: str) -> bool:
         return False
 
 
+def exempt(host: str, port: int, no_proxy: str) -> bool:
+    """Whether NO_PROXY names the host, which is in lower case and has no brackets.
+
+    As curl 7.86 and Go read it: a name stands for those below it as well, with a dot or `*.` before it too;
+    addresses may be ranges (`10.0.0.0/8`, `::/64`) and IPv6 may be in brackets; `*` is every host. A port
+    after it (`host:8443`) exempts that port alone.
+    """
+    return any(_names(entry, host, port) for entry in no_proxy.lower().replace(",", " ").split())
+
+
+def _names(entry: str, host: str, port: int) -> bool:
+    if entry == "*":
+        return True
+    address = _address(host)
+    name, colon, last = entry.rpartition(":")
+    if colon and last.isdecimal() and (":" not in name or name.endswith("]")):
+        if last != str(port):
+            return False
+        entry = name
+    if address is None:
+        suffix = entry.removeprefix("*.").strip(".")
+        return suffix != "" and (host == suffix or host.endswith(f".{suffix}"))
+    try:
+        return address in ipaddress.ip_network(entry.strip("[]"), strict=False)  # False for the other family
+    except ValueError:
+        return False
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+# --- TLS ---
+
+
 def tls_context(settings: Settings) -> ssl.SSLContext:
     """What both legs trust, and how they show who they are.
 
     Raises SettingsError for files that hold no such thing.
     """
-    problems = []
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        usable = settings.ca_file is None or bool(
-            context.cert_store_stats()["x509"]
-        )  # a CRL alone loads, too
-    except (ssl.SSLError, OSError):
-        context, usable = ssl.create_default_context(), False
-    if not usable:
-        problems.append(f"{_named('ca_file')}: {settings.ca_file} holds no certificate in PEM form")
-    if settings.client_cert is not None:
-        key = settings.client_key or settings.client_cert
-        try:
-            # A password is never asked for: nobody sits at a sidecar's terminal.
-            context.load_cert_chain(settings.client_cert, settings.client_key, password="")
-        except (ssl.SSLError, OSError):
-            problems.append(
-                f"{_named('client_cert')}: {settings.client_cert} and {key} do not hold a certificate and "
-                f"its private key ({_named('client_key')}), both in PEM form, the key without a password"
-            )
+    problems = [
+        *_wrong_trust(settings.ca_file, _named),
+        *_wrong_client(settings.client_cert, settings.client_key, _named),
+    ]
+    if settings.ca_file is None and not _is_plain(settings.base_url, settings.token_url):
+        problems += _wrong_system_trust()
     if problems:
         raise SettingsError(problems)
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.client_cert is not None:
+            context.load_cert_chain(settings.client_cert, settings.client_key, password=_NO_PASSWORD)
+    except OSError:  # out of a pipe, or written to since
+        names = ", ".join(map(_named, ("ca_file", "client_cert", "client_key")))
+        raise SettingsError([f"{names}: one of the files is not what it should be"]) from None
     return context
+
+
+_NO_PASSWORD = ""  # it is never asked for: nobody sits at a sidecar's terminal
+
+
+def _is_plain(*legs: URL | None) -> bool:
+    return all(leg is not None and leg.scheme == "http" for leg in legs)
+
+
+def _wrong_trust(ca_file: Path | None, named: Callable[[str], str]) -> Iterator[str]:
+    if ca_file is not None and (problem := _trusts_nobody(ca_file)):
+        yield f"{named('ca_file')}: {ca_file} {problem}"
+
+
+def _wrong_system_trust() -> Iterator[str]:
+    path = os.environ.get(_TRUST)
+    if path and (problem := _trusts_nobody(Path(path))):
+        yield f"environment {_TRUST}: {path} {problem}"
+
+
+def _wrong_client(cert: Path | None, key: Path | None, named: Callable[[str], str]) -> Iterator[str]:
+    if cert is None:
+        return
+    files = {"client_cert": cert, **({"client_key": key} if key else {})}
+    unreadable = {name: problem for name, path in files.items() if (problem := _unreadable(path))}
+    for name, problem in unreadable.items():
+        yield f"{named(name)}: {files[name]} {problem}"
+    if not unreadable and not any(map(Path.is_fifo, files.values())) and not _is_pair(cert, key):
+        yield (
+            f"{named('client_cert')}: {cert} and {key or cert} do not hold a certificate and its private "
+            f"key ({_named('client_key')}), both in PEM form, the key without a password"
+        )
+
+
+def _unreadable(path: Path) -> str | None:
+    if path.is_fifo():  # what a shell's <(…) leaves can be read once, and that is not now
+        return None
+    if path.exists() and not path.is_dir() and not path.is_file():
+        return "is not a file"  # OpenSSL would read a device to its end
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None
+
+
+def _trusts_nobody(ca_file: Path) -> str | None:
+    if (problem := _unreadable(ca_file)) or ca_file.is_fifo():
+        return problem
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(ca_file)
+        usable = bool(context.cert_store_stats()["x509"])  # a CRL alone loads, too
+    except OSError:  # which SSLError is
+        usable = False
+    return None if usable else "holds no certificate in PEM form"
+
+
+def _is_pair(cert: Path, key: Path | None) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=_NO_PASSWORD)
+    except OSError:
+        return False
+    return True
 
 
 def _named(key: str) -> str:
     return f"{key} ({KEYS[key].environment})"
+
+
+# --- what of it can be told before anything is built ---
+
+
+def _egress_rule(checked: Values, chosen: Choice) -> Iterator[str]:
+    try:
+        for leg in (checked.get(name) for name in _LEGS):
+            if leg is None:
+                _proxy(getproxies_environment())
+            else:
+                egress_proxy(leg)
+    except SettingsError as error:  # one variable, so one problem, whichever leg met it
+        yield from error.problems
+
+
+def _trust_rule(checked: Values, chosen: Choice) -> Iterator[str]:
+    yield from _wrong_trust(checked["ca_file"], lambda name: culprit(name, chosen))
+    if checked["ca_file"] is None and not _is_plain(*(checked.get(name) for name in _LEGS)):
+        yield from _wrong_system_trust()
+
+
+def _client_rule(checked: Values, chosen: Choice) -> Iterator[str]:
+    yield from _wrong_client(
+        checked["client_cert"], checked["client_key"], lambda name: culprit(name, chosen)
+    )
+
+
+# For `settings.load`, so that these problems are told with those of the settings themselves.
+RULES: tuple[Rule, ...] = (
+    ((), _egress_rule),
+    (("ca_file",), _trust_rule),
+    (("client_cert", "client_key"), _client_rule),
+)

@@ -1,9 +1,10 @@
-"""What systemd, or whoever started this process, wants to hear: ready, alive, stopping (sd_notify(3))."""
+"""What systemd, or whoever started this process, wants to hear: ready, alive, stopping … (sd_notify(3))."""
 
 import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 _PATIENCE = 1.0  # seconds; the receiver's queue may be full
@@ -22,6 +23,11 @@ class Supervisor:
     def ready(self) -> None:
         """Callers are served from now on."""
         self._tell("READY=1")
+
+    def reloading(self) -> None:
+        """The settings are read again; `ready` says that this is over."""
+        # systemd tells this from an earlier reload by the time (Type=notify-reload in systemd.service(5)).
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """The process was asked to end; what runs is finished first."""
@@ -42,7 +48,8 @@ class Supervisor:
                 sock.connect(self._address)
                 sock.send(state.encode())
         except OSError as error:
-            log.warning("NOTIFY_SOCKET: %s was not heard: %s.", state, error.strerror or error)
+            what = state.partition("\n")[0]
+            log.warning("NOTIFY_SOCKET: %s was not heard: %s.", what, error.strerror or error)
 
 
 def _watchdog(environ: Mapping[str, str]) -> float:

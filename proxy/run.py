@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from proxy.app import App
 from proxy.listen import Bound, ListenError
 from proxy.loop import loop_factory
 from proxy.notify import Supervisor
-from proxy.settings import Loaded, Settings
+from proxy.rules.errors import TokenError
+from proxy.settings import Change, Loaded, Settings, SettingsError
 from proxy.watch import log as watch_log
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 FAILED, BAD_COMMAND_LINE = 1, 2
 _CONTAINERS = ("/.dockerenv", "/run/.containerenv")  # Docker's and Podman's marks; Kubernetes sets a variable
+_OPEN_MAX = 10_240  # macOS grants no more open files, however high the hard limit is
+_OWN_FILES = 32  # event loop, log, look-ups of names, token endpoint and store, health probes
+
+_LOGGING = frozenset(("log_level", "log_format"))
 
 log = logging.getLogger("proxy.run")
 
@@ -50,58 +56,174 @@ class _Stop:
         self.asked.set()
 
 
-def serve(loaded: Loaded) -> int:
-    """Run the proxy until a signal; the exit code. Raises SettingsError."""
-    settings = loaded.settings
-    _allow_descriptors()
-    watch_log.configure(settings.log_level, settings.log_format)
-    lenient = {name: loaded.sources[name] == "default" for name in ("listen", "admin_listen")}
-    return _run(lambda: _serve(settings, lenient), ListenError)
+def serve(loaded: Loaded, load: Callable[[], Loaded]) -> int:
+    """Run the proxy until a signal; the exit code. `load` reads the settings again. Raises SettingsError."""
+    watch_log.configure(loaded.settings.log_level, loaded.settings.log_format)
+    files = _allow_descriptors()
+
+    def fitting(loaded: Loaded) -> Loaded:
+        return replace(loaded, settings=_within(loaded.settings, files))
+
+    first = fitting(loaded)
+    return _run(lambda: _serve(first, lambda: fitting(load())), ListenError)
 
 
-def _allow_descriptors() -> None:
+def _allow_descriptors() -> int | None:
+    """Let this process open as many files as it may; returns how many, None where nobody counts them."""
     # The usual soft limit, 1,024, is less than max_clients and max_connections need. It is low for the sake
     # of programs that use select() (https://0pointer.net/blog/file-descriptor-limits.html).
-    with suppress(ImportError, ValueError, OSError):  # Windows; a hard limit that the kernel does not like
+    try:
         import resource
+    except ImportError:  # Windows
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, max(soft, _OPEN_MAX)):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            break
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
 
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+def _within(settings: Settings, files: int | None) -> Settings:
+    """The settings, with no more connections than so many open files allow.
+
+    Who comes when none is left is cut off by the event loop, in the middle of a request: better to count.
+    """
+    if files is None:
+        return settings
+    spare = files - _OWN_FILES - 2 * len(settings.listen + settings.admin_listen)
+    if spare >= settings.max_connections + 2 * settings.max_clients:
+        return settings
+    connections = max(1, min(settings.max_connections, spare // 4))
+    # Twice: as many again may be on their way out, with a 503 that they have yet to read.
+    clients = max(1, min(settings.max_clients, (spare - connections) // 2))
+    log.warning(
+        "This process may open %d files: max_clients is %d and max_connections is %d. "
+        "Raise that limit (ulimit -n, or LimitNOFILE of systemd).",
+        files,
+        clients,
+        connections,
+    )
+    return replace(settings, max_clients=clients, max_connections=connections)
 
 
-async def _serve(settings: Settings, lenient: Mapping[str, bool]) -> None:
-    stop = _Stop()
+async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> None:
+    settings, stop, hangup = loaded.settings, _Stop(), asyncio.Event()
+    _on_hangup(hangup.set, or_end=stop.asked.set)
+    lenient = {name: loaded.sources[name] == "default" for name in ("listen", "admin_listen")}
     requests = _request_log(settings)
     app = App(settings, watch=requests, lenient=lenient, stop=stop.asked)
     await app.start()
-    _tell(app, settings)
+    _tell(app, loaded)
     # What was made so far lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     supervisor = Supervisor(os.environ)
     supervisor.ready()
     alive = asyncio.create_task(supervisor.keep_alive())
+    reload = _Reload(app, loaded, load, requests)
+    reloading = asyncio.create_task(reload.run(hangup, supervisor))
     await stop.asked.wait()
     supervisor.stopping()
-    log.info("Stopping: what runs may take %g s.", settings.drain_delay + settings.drain_timeout)
+    reloading.cancel()
+    await asyncio.wait([reloading])
+    log.info("Stopping: what runs may take %g s.", app.drain_time)
     await app.drain()
     await app.close()
     alive.cancel()
     with suppress(OSError):  # nobody may be reading the log any more
-        requests.flush()
+        reload.requests.flush()
 
 
-def _tell(app: App, settings: Settings) -> None:
-    log.setLevel(logging.INFO)  # where it listens is told whatever log_level says: port 0 picks one
-    log.info("Listening on %s; forwarding to %s", _names(app.bound), settings.base_url)
-    if app.admin_bound:
-        log.info("Health on %s", _names(app.admin_bound))
+def _on_hangup(reload: Callable[[], None], *, or_end: Callable[[], None]) -> None:
+    """Have SIGHUP mean `reload`, or `or_end` where the terminal that this was started on was closed."""
+    if sys.platform == "win32":
+        return
+    outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup has it
+    on_terminal = os.isatty(0) and not outlives
+
+    def hung_up() -> None:
+        if on_terminal and not os.isatty(0):
+            or_end()
+        else:
+            reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # see proxy.cli
+
+
+class _Reload:
+    """Reads the settings again when asked to, and has the app take up what can change, or nothing at all.
+
+    `loaded` is what it was started with; `requests` writes the lines of requests.
+    """
+
+    def __init__(self, app: App, loaded: Loaded, load: Callable[[], Loaded], requests: watch_log.RequestLog):
+        self._app = app
+        self._files = loaded.files
+        self._load = load
+        self.requests = requests
+
+    async def run(self, asked: asyncio.Event, supervisor: Supervisor) -> None:
+        """Until cancelled; who asks meanwhile is served afterwards."""
+        while True:
+            await asked.wait()
+            asked.clear()
+            supervisor.reloading()
+            try:
+                wanted = self._read()
+                change = await self._app.change(wanted.settings)
+            except SettingsError as error:
+                for problem in error.problems:
+                    log.error("Settings: %s", problem)
+                log.error("The settings were read again, and are wrong: nothing was changed.")
+            except TokenError as error:
+                log.error("The new credentials got no token: nothing was changed. %s %s", error, error.advice)
+            else:
+                self._files = wanted.files
+                self._tell(wanted, change)
+            supervisor.ready()
+
+    def _read(self) -> Loaded:
+        # What a shell's <(…) leaves can be read once. A second time it would hold up everything.
+        once = [path for path in self._files if path.is_fifo()]
+        if once:
+            raise SettingsError([f"{path} is a pipe, which cannot be read again" for path in once])
+        return self._load()
+
+    def _tell(self, wanted: Loaded, change: Change) -> None:
+        changed = settings_module.told(wanted, change.live)
+        if not _LOGGING.isdisjoint(change.live):
+            self.requests.flush()
+            watch_log.configure(change.settings.log_level, change.settings.log_format)
+            self.requests = self._app.watch = _request_log(change.settings)
+        with _whatever_log_level():
+            log.info("The settings were read again; changed: %s", changed or "nothing")
+            if change.restart:
+                log.warning("Changed as well, but needs a restart: %s", ", ".join(change.restart))
+
+
+@contextmanager
+def _whatever_log_level() -> Iterator[None]:
+    """What is logged meanwhile is told at every log_level: somebody asked for it."""
+    log.setLevel(logging.INFO)
+    yield
     log.setLevel(logging.NOTSET)
+
+
+def _tell(app: App, loaded: Loaded) -> None:
+    with _whatever_log_level():  # port 0 picks one
+        log.info("Listening on %s; forwarding to %s", _names(app.bound), loaded.settings.base_url)
+        if app.admin_bound:
+            log.info("Health on %s", _names(app.admin_bound))
     if _in_container() and any(one.path is None for one in app.bound) and _loopback_only(app.bound):
         log.info(
             "This is a container, and only loopback is listened on: published ports cannot reach it, "
             "processes in the same container or pod can. See listen and unsafe_listen."
         )
+    log.info("Settings: %s", settings_module.given(loaded))
+    log.info("Defaults: %s", settings_module.defaults(loaded))
     log.info("This is fumage-proxy %s.", __version__)
 
 
@@ -193,7 +315,7 @@ async def _start_demo(sandbox: "Sandbox") -> App:
 async def _demo_app(sandbox: "Sandbox", more: dict[str, str]) -> App:
     # An empty .env file in place of ./.env, and no environment: a demo is the same everywhere.
     args = argparse.Namespace(env_file=os.devnull)
-    loaded = settings_module.load(args, {**sandbox.settings(), **more}, cwd=Path.cwd())
+    loaded = settings_module.load(args, {**sandbox.settings(), **more}, cwd=Path(os.devnull).parent)
     app = App(loaded.settings, watch=lambda record: None, lenient={"listen": True, "admin_listen": True})
     await app.start()
     return app

@@ -1,7 +1,9 @@
 import errno
 import os
+import select
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -36,10 +38,32 @@ def test_port_0_picks_one_and_the_name_tells_it() -> None:
         assert v6.name == f"http://[::1]:{v6.sock.getsockname()[1]}"
 
 
-def test_no_host_means_all_addresses_of_both_families() -> None:
+def test_no_host_means_all_addresses_of_both_families_on_one_port() -> None:
     with listening(TCP("", 0)) as bound:
         assert [one.sock.getsockname()[0] for one in bound] == ["0.0.0.0", "::"]
+        assert len({one.sock.getsockname()[1] for one in bound}) == 1
         assert not any(one.loopback for one in bound)
+
+
+def test_a_port_that_is_taken_in_the_other_family_is_not_the_one_that_is_picked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody else is a moment earlier, twice."""
+    real, others = socket.socket.bind, ExitStack()
+    late = iter([True, True])
+
+    def bind(self: socket.socket, address: tuple[str, int]) -> None:
+        if self.family == socket.AF_INET6 and next(late, False):
+            other = others.enter_context(socket.socket(socket.AF_INET6))
+            other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            real(other, address)
+            other.listen()
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    with others, listening(TCP("", 0)) as (v4, v6):
+        assert next(late, None) is None
+        assert v4.sock.getsockname()[1] == v6.sock.getsockname()[1]
 
 
 @pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)])
@@ -91,6 +115,23 @@ def test_the_rest_is_accepted_when_listening_ends() -> None:
             one.sock.getsockname()
         assert {sock.getpeername() for sock in accepted} == {caller.getsockname() for caller in callers}
         for sock in (*callers, *accepted):
+            sock.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel goes on completing handshakes")
+def test_whoever_comes_before_listening_ends_is_neither_accepted_nor_reset() -> None:
+    with listening(LOOPBACK) as (one,), socket.socket() as late:
+        early = connect(one)
+        one.take_no_more()
+        late.setblocking(False)
+        assert late.connect_ex(one.sock.getsockname()) == errno.EINPROGRESS
+        early.sendall(b"request")
+        (accepted,) = one.accept_rest()
+        assert accepted.recv(100) == b"request"
+        accepted.sendall(b"answer")
+        assert early.recv(100) == b"answer"
+        assert select.select([], [late], [], 0)[1] == [], "the kernel tries again in a second"
+        for sock in (early, accepted):
             sock.close()
 
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,11 +38,17 @@ def silent(systemd: socket.socket) -> bool:
     return True
 
 
-def test_ready_and_stopping_are_told(systemd: socket.socket, environ: dict[str, str]) -> None:
+def test_ready_reloading_and_stopping_are_told(systemd: socket.socket, environ: dict[str, str]) -> None:
     supervisor = Supervisor(environ)
     supervisor.ready()
+    began = time.monotonic_ns() // 1000
+    supervisor.reloading()
     supervisor.stopping()
-    assert [systemd.recv(100), systemd.recv(100)] == [b"READY=1", b"STOPPING=1"]
+    ready, reloading, stopping = (systemd.recv(100) for _ in range(3))
+    assert (ready, stopping) == (b"READY=1", b"STOPPING=1")
+    told, _, microseconds = reloading.partition(b"\nMONOTONIC_USEC=")
+    assert told == b"RELOADING=1"
+    assert began <= int(microseconds) <= time.monotonic_ns() // 1000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has them")
@@ -99,7 +107,7 @@ async def test_the_watchdog_is_fed_while_the_loop_turns_and_not_when_it_hangs(
     feeding.cancel()
 
 
-async def test_the_command_tells_that_it_listens_lives_and_stops(
+async def test_the_command_tells_that_it_listens_lives_reloads_and_stops(
     systemd: socket.socket, environ: dict[str, str], tmp_path: Path
 ) -> None:
     async with Upstream() as fumage, EMR() as emr:
@@ -110,7 +118,13 @@ async def test_the_command_tells_that_it_listens_lives_and_stops(
             assert await loop.sock_recv(systemd, 100) == b"READY=1"
             assert (await fetch(await proxy.port())).status == 200
             assert [await loop.sock_recv(systemd, 100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+            proxy.terminate(signal.SIGHUP)
+            told = b"WATCHDOG=1"
+            while told == b"WATCHDOG=1":
+                told = await loop.sock_recv(systemd, 100)
+            assert told.startswith(b"RELOADING=1")
+            assert await loop.sock_recv(systemd, 100) in (b"READY=1", b"WATCHDOG=1")
             proxy.terminate()
             while (told := await loop.sock_recv(systemd, 100)) != b"STOPPING=1":
-                assert told == b"WATCHDOG=1"
+                assert told in (b"READY=1", b"WATCHDOG=1")
             assert await proxy.ended() == 0

@@ -2,16 +2,18 @@
 
 import ipaddress
 import json
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.admin.page import load
 from proxy.listen import BACKLOG, Bound
 from proxy.rules.errors import ProxyError
-from proxy.rules.guard import Guard
+from proxy.rules.guard import Guard, split_target
 
 _Route = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -25,6 +27,15 @@ _FIELDS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether the problem is no malformed request, of which anybody could send any number."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_library = logging.getLogger("aiohttp.server.admin")
+_library.addFilter(_is_ours)
 
 
 class Health:
@@ -69,7 +80,7 @@ class AdminServer:
         quit: Callable[[], None] | None,
     ):
         self._health = health
-        self._guard = guard
+        self.guard = guard
         self._metrics = metrics
         self._status = status
         self._quit = quit
@@ -84,7 +95,7 @@ class AdminServer:
         if quit is not None:
             app.router.add_post("/quitquitquit", self._guarded(self._serve_quit))
         app.on_response_prepare.append(_finish_head)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN, logger=_library)
 
     async def start(self, bound: Sequence[Bound]) -> None:
         await self._runner.setup()
@@ -105,15 +116,36 @@ class AdminServer:
         return guarded
 
     def _check(self, request: web.Request, *, any_host: bool) -> None:
+        method, target = (
+            text.encode("utf-8", "surrogateescape") for text in (request.method, request.raw_path)
+        )
+        authority, _ = split_target(method, target)
         # A field that came twice is joined, which fits no rule.
         noted = {
             name.lower().encode(): b", ".join(value.encode("utf-8", "surrogateescape") for value in values)
             for name in ("Host", "Origin", "Sec-Fetch-Site")
             if (values := request.headers.getall(name, []))
         }
+        if self._is_own_origin(noted):
+            del noted[b"origin"]
         if any_host:
-            noted[b"host"] = b"localhost"
-        self._guard.check(request.method.encode(), None, noted, tcp=not _over_unix(request))
+            noted[b"host"], authority = b"localhost", None
+        self.guard.check(method, authority, noted, tcp=not _over_unix(request))
+
+    def _is_own_origin(self, noted: dict[bytes, bytes]) -> bool:
+        """Whether a page of this listener asks.
+
+        Its Host has to be allowed, also where any is answered: what a rebound name leads here has that name
+        for its origin, too.
+        """
+        host, origin = noted.get(b"host"), noted.get(b"origin")
+        if host is None or origin is None or origin.lower() != b"http://" + host.lower():
+            return False
+        try:
+            self.guard.check(b"GET", None, {b"host": host}, tcp=True)
+        except ProxyError:
+            return False
+        return True
 
     async def _livez(self, request: web.Request) -> web.Response:
         return _health(None)

@@ -13,6 +13,7 @@ from proxy.rules.errors import ProxyError
 from proxy.token.source import TokenSource
 from proxy.watch.metrics import Tally
 from proxy.watch.recent import Figures, Recent, Trouble
+from proxy.watch.sharing import Sharing
 
 _FINGERPRINT = 6  # bytes; it tells two tokens apart, and is worth nothing to who sees it
 
@@ -30,6 +31,7 @@ class Status:
     callers: Callable[[], int]
     in_flight: Callable[[], int]
     limits: tuple[int, int]
+    sharing: Sharing | None  # None: the token lies in memory
     tally: Tally
     recent: Recent
     clock: Clock
@@ -54,6 +56,7 @@ class Status:
             "listeners": self.listeners,
             "admin_listeners": self.admin_listeners,
             "token": self._token(),
+            "token_store": self._token_store(self.sharing) if self.sharing else None,
             "in_flight": self.in_flight(),
             "connections": {**self.connections(), "limit": upstream},
             "callers": {"open": self.callers(), "limit": callers},
@@ -71,6 +74,22 @@ class Status:
             "lifetime": token.lifetime if token else None,
             "next_refresh_at": _iso(self.tokens.next_refresh_wall),
             "error": _error(error) if error else None,  # why the last token request failed
+        }
+
+    def _token_store(self, sharing: Sharing) -> dict[str, Any]:
+        outcome, at = sharing.last or (None, None)
+        since, why = sharing.failing_since, sharing.why
+        return {
+            "url": sharing.where,
+            "last_outcome": outcome,  # hit, fetched (for all), fallback (asked for without it)
+            "last_at": at and _iso(at),
+            "failing_since": since and _iso(since),
+            "error": {"error": why[0], "advice": why[1]} if why else None,
+            "hits": self.tally.store_outcomes["hit"],
+            "fetched": self.tally.store_outcomes["fetched"],
+            "fallbacks": self.tally.store_outcomes["fallback"],
+            "waits": self.tally.store_waits,  # for another replica's lease
+            "unreadable": self.tally.store_unreadable,  # values not sealed with our keys for us
         }
 
     def _fingerprint(self, secret: bytes) -> str:

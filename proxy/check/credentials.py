@@ -1,7 +1,7 @@
 """One token request, and what its failure means."""
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from proxy.check.reach import Leg
 from proxy.check.report import FAILED, REFUSED, UNREACHABLE, Finding, bad, good
 from proxy.clock import Clock
 from proxy.rules.errors import CredentialsRefused, EgressProxyFailed, TokenEndpointUntrusted, TokenError
-from proxy.settings import Loaded
+from proxy.settings import Loaded, Settings
 from proxy.token.answer import Token
 from proxy.token.grant import ClientCredentials, Grant, Outcome
 
@@ -48,13 +48,35 @@ class _Watched(ClientCredentials):
 
 async def obtain(loaded: Loaded, leg: Leg, context: ssl.SSLContext, clock: Clock) -> Obtained:
     """Ask for a token, once."""
-    settings = loaded.settings
     outcomes: list[Outcome] = []
 
     def observe(grant: Grant, outcome: Outcome) -> None:
         outcomes.append(outcome)
 
-    grant = _Watched(
+    grant = _grant(loaded.settings, leg, context, clock, observe)
+    try:
+        token = await grant.request()
+    except TokenError as error:
+        finding = _failure(error, outcomes[0], grant, loaded)
+        return Obtained(finding, headers=grant.headers)
+    finally:
+        await grant.close()
+    return Obtained(good(f"obtained, valid for {spoken(token.lifetime)}"), token, grant.headers)
+
+
+def identity(settings: Settings, leg: Leg, context: ssl.SSLContext, clock: Clock) -> Hashable:
+    """What tells a token of these credentials from another's."""
+    return _grant(settings, leg, context, clock, lambda grant, outcome: None).identity
+
+
+def _grant(
+    settings: Settings,
+    leg: Leg,
+    context: ssl.SSLContext,
+    clock: Clock,
+    observe: Callable[[Grant, Outcome], None],
+) -> _Watched:
+    return _Watched(
         token_url=str(settings.token_url),
         client_id=settings.client_id,
         client_secret=settings.client_secret,
@@ -67,14 +89,6 @@ async def obtain(loaded: Loaded, leg: Leg, context: ssl.SSLContext, clock: Clock
         clock=clock,
         observe=observe,
     )
-    try:
-        token = await grant.request()
-    except TokenError as error:
-        finding = _failure(error, outcomes[0], grant, loaded)
-        return Obtained(finding, headers=grant.headers)
-    finally:
-        await grant.close()
-    return Obtained(good(f"obtained, valid for {spoken(token.lifetime)}"), token, grant.headers)
 
 
 def _failure(error: TokenError, outcome: Outcome, seen: _Watched, loaded: Loaded) -> Finding:

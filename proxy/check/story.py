@@ -4,22 +4,27 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from yarl import URL as AnyURL
 
 from proxy.check.clock import skew
-from proxy.check.credentials import Obtained, obtain
+from proxy.check.credentials import Obtained, identity, obtain
 from proxy.check.fhir import Answer, Fumage, judge_metadata, judge_search
 from proxy.check.reach import Leg, connect, resolve
 from proxy.check.report import FAILED, Finding, Report, bad, good, skipped
 from proxy.clock import Clock, SystemClock
 from proxy.network import egress_proxy, tls_context
 from proxy.rules.permissions import Permissions
-from proxy.settings import URL, Loaded, Settings, SettingsError
+from proxy.settings import MEMORY, URL, Loaded, Settings, SettingsError
 from proxy.token.answer import Token
+from proxy.token.extra import open_store
+
+if TYPE_CHECKING:
+    from proxy.token.store import RedisStore
 
 _SETTINGS, _DNS, _TLS, _TOKEN, _METADATA = "settings", "DNS", "TLS", "token", "FHIR GET /metadata"
+_STORE = "token store"
 _ANY_TYPE = "Patient"
 
 
@@ -40,17 +45,20 @@ async def check(loaded: Loaded, out: TextIO, clock: Clock | None = None) -> int:
     """The same for settings that are loaded, within a running loop."""
     settings, report = loaded.settings, Report(out)
     try:
-        context, fumage, emr = _environment(settings)
+        context, fumage, emr, store = _environment(settings)
     except SettingsError as error:
         _tell_wrong(report, error)
         raise
     report.tell(_SETTINGS, good(f"{settings.base_url}, with tokens from {settings.token_url}"))
-    await _Story(loaded, report, context, fumage, emr, clock or SystemClock()).tell()
+    await _Story(loaded, report, context, fumage, emr, store, clock or SystemClock()).tell()
     return report.code
 
 
-def _environment(settings: Settings) -> tuple[ssl.SSLContext, Leg, Leg]:
-    """What is trusted, and the ways to Fumage and to the EMR. Raises SettingsError with all problems."""
+def _environment(settings: Settings) -> "tuple[ssl.SSLContext, Leg, Leg, RedisStore | None]":
+    """What is trusted, the ways to Fumage and to the EMR, and the store, if the token is shared.
+
+    Raises SettingsError with all problems.
+    """
     problems: list[str] = []
     try:
         context = tls_context(settings)
@@ -61,9 +69,15 @@ def _environment(settings: Settings) -> tuple[ssl.SSLContext, Leg, Leg]:
         emr = Leg("the EMR", "token_url", settings.token_url, _egress(settings.token_url))
     except SettingsError as error:  # one variable, so one problem, whichever leg met it
         problems += error.problems
+    store = None
+    try:
+        if settings.token_store != MEMORY:
+            store = open_store(settings.token_store, settings.token_store_password)
+    except ValueError as error:
+        problems.append(f"token_store: {error}")
     if problems:
         raise SettingsError(problems)
-    return context, fumage, emr
+    return context, fumage, emr, store
 
 
 def _egress(url: URL) -> AnyURL | None:
@@ -90,11 +104,12 @@ class _Story:
         context: ssl.SSLContext,
         fumage: Leg,
         emr: Leg,
+        store: "RedisStore | None",
         clock: Clock,
     ):
         self._loaded, self._report, self._clock = loaded, report, clock
         self._settings = loaded.settings
-        self._fumage, self._emr = fumage, emr
+        self._fumage, self._emr, self._store = fumage, emr, store
         self._context = context
         self._skewed = False
 
@@ -105,6 +120,7 @@ class _Story:
             _TLS, lambda leg: connect(leg, self._context, timeout, another=another), found
         )
         token = await self._token(reached[self._emr.name])
+        await self._look_into_store()
         is_fhir = await self._metadata(reached[self._fumage.name], token)
         await self._search(is_fhir, token)
 
@@ -128,6 +144,14 @@ class _Story:
         self._report.tell(_TOKEN, obtained.finding)
         self._look_at_clock(obtained.headers, self._emr.name)
         return obtained.token
+
+    async def _look_into_store(self) -> None:
+        if self._store is None:
+            return
+        from proxy.check.store import prove  # here, since it needs the extra
+
+        who = identity(self._settings, self._emr, self._context, self._clock)
+        self._report.tell(_STORE, await prove(self._store, self._settings, who, self._clock))
 
     async def _metadata(self, reached: bool, token: Token | None) -> bool:
         # Whether it is a FHIR server; before that is known, it is not shown a token.

@@ -7,6 +7,7 @@ import httptools
 from proxy.rules.errors import FumageNotHTTP
 from proxy.rules.headers import Fields, connection_options, note_response
 
+_START = b"HTTP/"
 MAX_HEAD = 256 * 1024  # bytes of an answer's head, interim answers and trailers included
 
 # RFC 9112 section 4 allows none of them in a reason phrase; llhttp lets them pass.
@@ -16,14 +17,12 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 class Answer:
     """The head of an answer; its body is read from the connection."""
 
-    __slots__ = ("framing", "lines", "noted", "reason", "status", "trailers")
+    __slots__ = ("fields", "framing", "noted", "reason", "status", "trailers")
 
-    def __init__(
-        self, status: int, reason: bytes, lines: list[bytes], noted: dict[bytes, bytes], framing: str
-    ):
+    def __init__(self, status: int, reason: bytes, fields: Fields, noted: dict[bytes, bytes], framing: str):
         self.status = status
         self.reason = reason
-        self.lines = lines  # and `noted`: as `rules.headers.note_response` makes them
+        self.fields = fields  # and `noted`: as `rules.headers.note_response` makes them
         self.noted = noted
         self.framing = framing  # "length", "chunked", "close" (ends with the connection), "none"
         self.trailers: Fields = []
@@ -35,6 +34,11 @@ class AnswerReader:
 
     def __init__(self) -> None:
         self._spent = True  # llhttp is not at the beginning of a message
+        self._headers: Fields = []
+        self._reason = b""
+        self.answers: list[Answer] = []  # heads that nobody has taken yet
+        self.buffered = 0
+        self._body: list[bytes] = []
         self.expect(head_only=False)
         self.complete = self.keep_alive = True
 
@@ -44,24 +48,17 @@ class AnswerReader:
             self._llhttp = httptools.HttpResponseParser(self)
         self._head_only = self._spent = head_only
         self._start = self._last = b""
-        self._begun = False
         self._overhead = 0  # bytes that are not body
         self._received = 0  # bytes of body
-        self._begin()
-        self.answers: list[Answer] = []  # heads that nobody has taken yet
+        self.answers.clear()  # and the body, below: whoever asked may have left before they came
         self.final: Answer | None = None
         self.complete = False  # the whole answer is here
         self.keep_alive = False  # this answer allows another exchange
-        self.buffered = 0
-        self._body: list[bytes] = []
-
-    def _begin(self) -> None:
-        self._headers: Fields = []
-        self._reason = b""
+        self.take()
 
     def feed(self, data: bytes) -> None:
         """Read bytes from the wire. Raises FumageNotHTTP."""
-        if not self._begun:
+        if self._start != _START:
             self._check_start(data)
         known = self._received
         try:
@@ -82,11 +79,9 @@ class AnswerReader:
             raise FumageNotHTTP("The head, or the trailer, of Fumage's answer is too large.")
 
     def _check_start(self, data: bytes) -> None:
-        start = self._start + data[:5]
-        self._begun = len(start) >= 5
-        if not (start.startswith(b"HTTP/") if self._begun else b"HTTP/".startswith(start)):
+        self._start = (self._start + data[: len(_START)])[: len(_START)]
+        if not _START.startswith(self._start):
             raise _not_http()  # llhttp takes RTSP/ and ICE/ too
-        self._start = start
 
     def end(self) -> None:
         """Nothing more will come, and the peer said so: the end of a body that no framing delimits."""
@@ -108,7 +103,8 @@ class AnswerReader:
     def on_message_begin(self) -> None:
         if self.final is not None:
             raise FumageNotHTTP("Fumage sent an answer that was not asked for.")
-        self._begin()
+        self._headers = []
+        self._reason = b""
 
     def on_status(self, reason: bytes) -> None:
         self._reason += reason
@@ -117,18 +113,19 @@ class AnswerReader:
         self._headers.append((name, value))  # of the head, later of the trailer
 
     def on_headers_complete(self) -> None:
-        status, version = self._llhttp.get_status_code(), self._llhttp.get_http_version()
+        llhttp, reason = self._llhttp, self._reason
+        status, version = llhttp.get_status_code(), llhttp.get_http_version()
         if (
             version not in ("1.1", "1.0")
             or not 100 <= status <= 999
             or status == 101
-            or _CONTROL.search(self._reason)
+            or not (reason.isalnum() or _CONTROL.search(reason) is None)
         ):
             raise FumageNotHTTP(
                 "The answer's status line is not one of HTTP/1.1, or switches protocols unasked."
             )
-        lines, noted = note_response(self._headers)
-        answer = Answer(status, self._reason, lines, noted, self._framing(status, noted))
+        fields, noted = note_response(self._headers)
+        answer = Answer(status, reason, fields, noted, self._framing(status, noted))
         self.answers.append(answer)
         if status >= 200:
             self.final = answer

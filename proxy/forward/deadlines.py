@@ -38,6 +38,16 @@ class Deadlines(Generic[Key]):
     def stop(self, key: Key) -> None:
         self._due.pop(key, None)
 
+    def change(self, seconds: float) -> None:
+        """Let all timeouts be this long from now on; none that runs lasts longer than that either."""
+        self.seconds = seconds
+        latest = self._loop.time() + seconds
+        for key, when in self._due.items():
+            self._due[key] = min(when, latest)  # which leaves their order as it is
+        if self._timer is not None:
+            self._timer.cancel()
+            self._set_timer()
+
     def close(self) -> None:
         """Forget all of them."""
         self._due.clear()
@@ -56,5 +66,8 @@ class Deadlines(Generic[Key]):
                 del self._due[key]
                 self._expire(key)
         finally:
-            first = next(iter(self._due.values()), None)
-            self._timer = None if first is None else self._loop.call_at(first, self._tick)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        first = next(iter(self._due.values()), None)
+        self._timer = None if first is None else self._loop.call_at(first, self._tick)

@@ -1,21 +1,34 @@
 """Stations 7 and 8: an answer on its way to the caller, Fumage's or one of our own."""
 
 from collections.abc import Callable
+from email.utils import formatdate
 
 from proxy.forward.inbound import CallerConnection
 from proxy.forward.outbound import Answer, Connection
 from proxy.forward.request import Request
 from proxy.forward.rewriting import Rewriting, rewriting
+from proxy.forward.strand import Strand
 from proxy.rules.bundle import BodyLinks
 from proxy.rules.errors import MalformedRequest, ProxyError
-from proxy.rules.guard import Guard, cors_lines
-from proxy.rules.headers import BROWSER, NOSNIFF, trailer_lines, without, without_cors
+from proxy.rules.guard import Guard, cors_fields
+from proxy.rules.headers import (
+    BROWSER,
+    LENGTH,
+    NOSNIFF,
+    Fields,
+    response_head,
+    trailer_lines,
+    without,
+    without_cors,
+)
 from proxy.rules.links import Links
-from proxy.rules.outcome import REASONS, outcome, outcome_lines
+from proxy.rules.outcome import REASONS, outcome, outcome_fields
 from proxy.watch.record import Record
 
-_REJECTED = b'Proxy-Status: fumage-proxy; received-status=401; details="token-rejected"\r\n'
-_BROWSER = b"Content-Security-Policy: sandbox\r\nX-Content-Type-Options: nosniff\r\n"
+_REJECTED = (b"Proxy-Status", b'fumage-proxy; received-status=401; details="token-rejected"')
+_BROWSER = ((b"Content-Security-Policy", b"sandbox"), (b"X-Content-Type-Options", b"nosniff"))
+_AS_IT_CAME = ("none", "length")  # framings that take nothing from us
+_LOCATIONS = frozenset((b"location", b"content-location"))
 
 _ENOUGH = 64 * 1024  # bytes that are written at a time, where a body comes in pieces of our own making
 
@@ -59,21 +72,32 @@ class Delivery:
         # 100 answers an Expect that was ours to answer (RFC 9110 section 15.2); HTTP/1.0 knows no 1xx.
         if answer.status == 100 or not self._request.http11 or self.begun:
             return
-        self._caller.write(
-            b"HTTP/1.1 %d %b\r\n%b\r\n" % (answer.status, answer.reason, b"".join(answer.lines))
-        )
+        self._caller.write(response_head(answer.status, answer.reason, without(answer.fields, LENGTH)))
 
-    async def deliver(self, answer: Answer, connection: Connection) -> None:
+    def deliver_whole(self, answer: Answer, connection: Connection) -> bool:
+        """Pass the answer on if all of it is here and its body goes as it came; whether that was so."""
+        if not connection.complete or answer.framing not in _AS_IT_CAME or self._body_links is not None:
+            return False
+        caller, body = self._caller, connection.take()
+        keep_alive = caller.keep_alive
+        self._record.response_bytes = len(body)
+        head = self._head(answer, answer.fields, answer.framing, keep_alive)
+        self.begun = True
+        caller.write(head + body)
+        caller.end(keep_alive=keep_alive)
+        return True
+
+    async def deliver(self, answer: Answer, connection: Connection, strand: Strand) -> None:
         """Copy the answer; what breaks off upstream is broken off here as well."""
         if self._body_links is not None and (change := rewriting(self._body_links, answer, self._here())):
-            await self._deliver_rewritten(answer, connection, change)
+            await self._deliver_rewritten(answer, connection, change, strand)
             return
         caller, record = self._caller, self._record
         framing = self._framing(answer.framing)
         keep_alive = caller.keep_alive and framing != "close"
         frame = _chunk if framing == "chunked" else _plain
         first = connection.take()
-        head = self._head(answer, answer.lines, framing, keep_alive)
+        head = self._head(answer, answer.fields, framing, keep_alive)
         record.response_bytes = len(first)
         data = head + frame(first)
         self.begun = True
@@ -81,8 +105,9 @@ class Delivery:
             while not connection.complete:
                 caller.write(data)
                 if caller.congested:
+                    await strand.as_task()
                     await caller.writable()
-                data = await connection.read()
+                data = await connection.read(strand.news)
                 record.response_bytes += len(data)
                 data = frame(data)
         except ProxyError as error:
@@ -96,23 +121,25 @@ class Delivery:
         caller.write(data)
         caller.end(keep_alive=keep_alive)
 
-    async def _deliver_rewritten(self, answer: Answer, connection: Connection, change: Rewriting) -> None:
+    async def _deliver_rewritten(
+        self, answer: Answer, connection: Connection, change: Rewriting, strand: Strand
+    ) -> None:
         # The same, but a piece that comes in is none, one or many that go out.
         caller = self._caller
         framing = answer.framing if answer.framing == "none" else self._framing("chunked")
         keep_alive = caller.keep_alive and framing != "close"
         frame = self._counting(_chunk if framing == "chunked" else _plain)
-        data = self._head(answer, change.lines(answer.lines), framing, keep_alive, resized=True)
+        data = self._head(answer, change.fields(answer.fields), framing, keep_alive, resized=True)
         try:
             received = connection.take()
             while received or not connection.complete:
                 for piece in change.feed(received):
                     data += frame(piece)
                     if len(data) >= _ENOUGH:
-                        data = await self._written(data)
+                        data = await self._written(data, strand)
                 if not connection.complete:
-                    data = await self._written(data)
-                received = await connection.read()
+                    data = await self._written(data, strand)
+                received = await connection.read(strand.news)
             data += frame(change.end())
         except ProxyError as error:
             if not self.begun:  # a body that came whole, and is not in its coding
@@ -126,12 +153,13 @@ class Delivery:
         caller.write(data)
         caller.end(keep_alive=keep_alive)
 
-    async def _written(self, data: bytes) -> bytes:
+    async def _written(self, data: bytes, strand: Strand) -> bytes:
         """Write the data and wait until the caller takes more; returns what is left: nothing."""
         if data:
             self._caller.write(data)
             self.begun = True
         if self._caller.congested:
+            await strand.as_task()
             await self._caller.writable()
         return b""
 
@@ -143,57 +171,56 @@ class Delivery:
         return counted
 
     def _framing(self, framing: str) -> str:
-        if framing in ("none", "length"):
+        if framing in _AS_IT_CAME:
             return framing
         return "chunked" if self._request.http11 else "close"
 
     def _head(
-        self, answer: Answer, lines: list[bytes], framing: str, keep_alive: bool, *, resized: bool = False
+        self, answer: Answer, fields: Fields, framing: str, keep_alive: bool, *, resized: bool = False
     ) -> bytes:
         """`resized`: the Content-Length is not that of the body that the caller gets, or would get."""
         record, noted = self._record, answer.noted
         record.status, record.origin = answer.status, "fumage"
         record.correlation_id = noted.get(b"fumage-correlation-id")
         if self._links is not None and (b"location" in noted or b"content-location" in noted):
-            self._localise(lines, self._links)
-        if b"origin" in self._request.noted and self._origin() is not None:
-            lines = without_cors(lines)
+            fields = self._localised(fields, self._links)
+        if b"origin" in self._request.noted:  # allowed, or the guard had refused it
+            fields = without_cors(fields)
         if BROWSER in self._request.noted:
-            lines = without(lines, NOSNIFF)  # the first of several values is the one that counts
+            fields = without(fields, NOSNIFF)  # the first of several values is the one that counts
+        if resized or answer.status == 204:
+            fields = without(fields, LENGTH)
         if framing == "chunked":
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        elif answer.status != 204 and not resized and (length := noted.get(b"content-length")) is not None:
-            lines += (b"Content-Length: ", length, b"\r\n")
-        return self._head_of(answer.status, answer.reason, lines, keep_alive)
+            fields.append((b"Transfer-Encoding", b"chunked"))
+        return self._head_of(answer.status, answer.reason, fields, keep_alive)
 
-    def _localise(self, lines: list[bytes], links: Links) -> None:
-        for at in range(0, len(lines), 4):
-            if lines[at].lower() in (b"location", b"content-location"):
-                lines[at + 2] = links.location(lines[at + 2], self._here())
+    def _localised(self, fields: Fields, links: Links) -> Fields:
+        here = self._here()
+        return [
+            (name, links.location(value, here)) if name.lower() in _LOCATIONS else (name, value)
+            for name, value in fields
+        ]
 
     def _here(self) -> bytes:
         """The authority that the caller used for us."""
         request = self._request
         return request.authority if request.authority is not None else request.noted[b"host"]
 
-    def _head_of(self, status: int, reason: bytes, lines: list[bytes], keep_alive: bool) -> bytes:
-        """An answer's head: its own lines, then ours."""
+    def _head_of(self, status: int, reason: bytes, fields: Fields, keep_alive: bool) -> bytes:
+        """An answer's head: its own fields, then ours."""
         noted = self._request.noted
-        lines += (b"X-Request-Id: ", self._record.request_id, b"\r\n")
+        fields.append((b"X-Request-Id", self._record.request_id))
         if self.rejected:
-            lines.append(_REJECTED)
-        if b"origin" in noted and (origin := self._origin()) is not None:
-            lines += cors_lines(origin)
+            fields.append(_REJECTED)
+        if b"origin" in noted and (origin := self._guard.allowed_origin(noted)) is not None:
+            fields += cors_fields(origin)
         if BROWSER in noted:
-            lines.append(_BROWSER)
+            fields += _BROWSER
         if not keep_alive:
-            lines.append(b"Connection: close\r\n")
+            fields.append((b"Connection", b"close"))
         elif not self._request.http11:
-            lines.append(b"Connection: keep-alive\r\n")
-        return b"".join((b"HTTP/1.1 %d " % status, reason, b"\r\n", *lines, b"\r\n"))
-
-    def _origin(self) -> bytes | None:
-        return self._guard.allowed_origin(self._request.noted)
+            fields.append((b"Connection", b"keep-alive"))
+        return response_head(status, reason, fields)
 
     def _break_off(self, error: ProxyError) -> None:
         self._record.broken = error
@@ -209,18 +236,17 @@ class Delivery:
         self._record.error = error
         body = outcome(error, self._record.request_id.decode("latin-1"))
         close = isinstance(error, MalformedRequest)  # who knows what else the caller means otherwise
-        self.write_whole(error.status, outcome_lines(error), body, close=close)
+        self.write_whole(error.status, outcome_fields(error), body, close=close)
 
-    def write_whole(
-        self, status: int, lines: list[bytes], body: bytes | None, *, close: bool = False
-    ) -> None:
-        """Write an answer that the proxy makes itself; `lines` are pieces of lines."""
+    def write_whole(self, status: int, fields: Fields, body: bytes | None, *, close: bool = False) -> None:
+        """Write an answer that the proxy makes itself."""
         keep_alive = self._caller.keep_alive and not close
         self.begun = True
         self._record.status, self._record.origin = status, "proxy"
+        fields.append((b"Date", formatdate(usegmt=True).encode()))  # RFC 9110 section 6.6.1
         if body is not None:
-            lines.append(b"Content-Length: %d\r\n" % len(body))
-        data = self._head_of(status, REASONS[status], lines, keep_alive)
+            fields.append((b"Content-Length", b"%d" % len(body)))
+        data = self._head_of(status, REASONS[status], fields, keep_alive)
         if body is not None and self._request.method != b"HEAD":
             self._record.response_bytes = len(body)
             data += body

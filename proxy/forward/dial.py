@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import aiohappyeyeballs
 
 from proxy.forward.outbound import Connection
+from proxy.forward.strand import news
 from proxy.rules.errors import (
     AllConnectionsBusy,
     EgressProxyFailed,
@@ -130,12 +131,13 @@ class Dialer:
         head = b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n" % (authority, authority)
         if egress.authorization is not None:
             head += b"Proxy-Authorization: %b\r\n" % egress.authorization
-        connection.begin(head + b"\r\n", head_only=True)
-        answer = await connection.answer()
-        while answer.status < 200:
-            answer = await connection.answer()
+        connection.begin(head + b"\r\n", head_only=True, whole=False)
+        while (answer := connection.answer()) is None or answer.status < 200:
+            if answer is None:
+                await news(connection)
         if answer.status >= 300:
-            raise EgressProxyFailed(f"The egress proxy refused to connect us (status {answer.status}).")
+            refusal = _EGRESS_REFUSALS.get(answer.status, "The egress proxy refused to connect us")
+            raise EgressProxyFailed(f"{refusal} (status {answer.status}).")
 
     async def _tcp(self, host: str, port: int) -> Connection:
         loop = asyncio.get_running_loop()
@@ -197,6 +199,14 @@ _EGRESS_FAULTS: dict[type[ProxyError], str] = {
     FumageUntrusted: "The egress proxy's certificate is not trusted.",
     FumageTLS: "TLS with the egress proxy failed.",
     AllConnectionsBusy: "This machine lets fumage-proxy open no more sockets.",
+}
+
+_EGRESS_CREDENTIALS = "The egress proxy wants credentials, or others than those in HTTPS_PROXY"
+_EGRESS_REFUSALS = {
+    401: _EGRESS_CREDENTIALS,  # what tinyproxy says to wrong ones
+    403: "The egress proxy does not allow connections to the host and port of Fumage",
+    407: _EGRESS_CREDENTIALS,
+    **dict.fromkeys(range(500, 600), "The egress proxy could not connect us"),
 }
 
 

@@ -13,6 +13,7 @@ from proxy.forward.outbound import Answer, Connection
 from proxy.forward.pool import Pool
 from proxy.forward.replay import ReplayMemory, Upload
 from proxy.forward.request import Request
+from proxy.forward.strand import Strand
 from proxy.rules.bundle import BodyLinks
 from proxy.rules.coding import narrow
 from proxy.rules.errors import (
@@ -25,8 +26,8 @@ from proxy.rules.errors import (
     TokenError,
     TokenRenewed,
 )
-from proxy.rules.guard import Guard, is_preflight, preflight_lines
-from proxy.rules.headers import VIA, authorized, loops, request_head
+from proxy.rules.guard import Guard, is_preflight, preflight_fields
+from proxy.rules.headers import VIA, authorized, loops, request_fields, request_head
 from proxy.rules.links import Links
 from proxy.rules.permissions import Permissions
 from proxy.token.grant import Token
@@ -60,11 +61,12 @@ class Forwarder:
     replay_memory: ReplayMemory
     clock: Clock
     watch: Callable[[Record], None]
-    draining: bool = False
+    draining: bool = False  # no new request
+    ended: bool = False  # and the end of those that still run
 
-    def serve(self, request: Request, caller: CallerConnection) -> Coroutine[Any, Any, None]:
+    def serve(self, request: Request, caller: CallerConnection, strand: Strand) -> Coroutine[Any, Any, None]:
         """Answer one request."""
-        return Exchange(self, request, caller).run()
+        return Exchange(self, request, caller).run(strand)
 
     def refuse(self, error: ProxyError, caller: CallerConnection, request: Request | None) -> None:
         """Answer what could not be read as a request."""
@@ -78,41 +80,33 @@ class Forwarder:
 class Exchange:
     """One request on its way."""
 
-    __slots__ = (
-        "_caller",
-        "_connection",
-        "_delivery",
-        "_parts",
-        "_pump",
-        "_record",
-        "_request",
-        "_request_id",
-        "_sent_at",
-        "_token",
-        "_upload",
-    )
+    _connection: Connection | None = None
+    _pump: asyncio.Task[None] | None = None  # sends what the caller still sends
+    _upload: Upload | None = None
+    _token: Token | None = None
+    _sent_at = 0.0
+    _strand: Strand
 
     def __init__(self, parts: Forwarder, request: Request, caller: CallerConnection):
         self._parts = parts
         self._request = request
         self._caller = caller
-        self._connection: Connection | None = None
-        self._pump: asyncio.Task[None] | None = None
-        self._upload: Upload | None = None
         if request.body is not None:
             self._upload = Upload(request, request.body, parts.replay_limit, parts.replay_memory)
-        self._token: Token | None = None
-        self._sent_at = 0.0
         given = request.noted.get(b"x-request-id")
         self._request_id = given if given is not None else b"%032x" % random.getrandbits(128)
         self._record = Record(parts.clock.now(), request.method, request.target, self._request_id)
+        self._record.own_id = given is None
         self._delivery = Delivery(request, caller, self._record, parts.guard, parts.links, parts.body_links)
 
-    async def run(self) -> None:
+    async def run(self, strand: Strand) -> None:
         """All stations, in their order."""
+        self._strand = strand
         try:
             if not self._admit():
                 return
+            if self._upload is not None and not self._upload.arrived:
+                await strand.as_task()
             if not self._parts.permissions.unrestricted:
                 await self._permit()
             head = self._head()
@@ -124,11 +118,15 @@ class Exchange:
             if self._upload is not None:
                 self._upload.spare()
             assert self._connection is not None
-            await self._delivery.deliver(answer, self._connection)
+            if not self._delivery.deliver_whole(answer, self._connection):
+                await self._delivery.deliver(answer, self._connection, strand)
         except ProxyError as error:
             self.refuse(error)
         except asyncio.CancelledError:
-            self._record.abandoned = True
+            if self._parts.ended:
+                self._record.broken = Draining("drain_timeout was over.")
+            else:
+                self._record.abandoned = True
             raise
         except Exception as error:
             self._record.defect = error
@@ -143,11 +141,13 @@ class Exchange:
         parts, request = self._parts, self._request
         if parts.draining:
             raise Draining("This proxy is stopping and takes no new request.")
+        if request.memo is not None and request.memo.by is parts:
+            return True
         parts.guard.check(request.method, request.authority, request.noted, tcp=self._caller.tcp)
         if loops(request.noted):
             raise LoopDetected("The request has been through this proxy before (Via).")
         if is_preflight(request.method, request.noted):
-            self._delivery.write_whole(204, preflight_lines(request.noted), None)
+            self._delivery.write_whole(204, preflight_fields(request.noted), None)
             return False
         return True
 
@@ -171,65 +171,83 @@ class Exchange:
             permissions.check_search_form(request.target, body)
 
     def _head(self) -> bytes:
+        """The head of our request, for `authorized`."""
+        parts, request, memo = self._parts, self._request, self._request.memo
+        if memo is None:
+            fields = self._fields()
+        else:
+            if memo.by is not parts:
+                memo.head, memo.by = self._fields(), parts
+            fields = memo.head
+        path = parts.origin.path if request.target != b"*" else b""
+        own = None if b"x-request-id" in request.noted else self._request_id
+        return request_head(request.method, path, request.target, fields, own)
+
+    def _fields(self) -> bytes:
         parts, request = self._parts, self._request
-        added = [b"Via: ", VIA, b"\r\n"]
-        if parts.body_links is not None:
-            narrow(request.lines)
-        if b"x-request-id" not in request.noted:
-            added += (b"X-Request-Id: ", self._request_id, b"\r\n")
+        fields = request.fields if parts.body_links is None else narrow(request.fields)
+        added = [(b"Via", VIA)]
         if (length := request.noted.get(b"content-length")) is not None:
-            added += (b"Content-Length: ", length, b"\r\n")
+            added.append((b"Content-Length", length))
         elif request.body is not None:
-            added.append(b"Transfer-Encoding: chunked\r\n")
-        target = request.target if request.target == b"*" else parts.origin.path + request.target
-        return request_head(request.method, target, parts.origin.host, request.lines, added)
+            added.append((b"Transfer-Encoding", b"chunked"))
+        return request_fields(parts.origin.host, fields, added)
 
     # --- stations 5 and 6: the token, and Fumage ---
 
-    async def _ask(self, head: bytes) -> Answer:
-        """Send the request with the current token; the head of the final answer."""
+    async def _ask(self, head: bytes, *, fresh: bool = False) -> Answer:
+        """Send the request with the current token; the head of the final answer.
+
+        `fresh`: on a connection that nothing was sent on before.
+        """
         parts, retryable = self._parts, self._request.method in _SAFE
         # Before a connection is taken: those who wait for a token hold none.
-        self._token = parts.tokens.current() or await parts.tokens.get()
-        connection = parts.pool.take(recent=not retryable)
+        self._token = parts.tokens.current() or await self._next_token()
+        connection = None if fresh else parts.pool.take(recent=not retryable)
         if connection is None:
-            connection = await self._open(fresh=False)
+            connection = await self._open(fresh=fresh)
         self._connection = connection
+        self._sent_at = parts.clock.now()
+        self._send(connection, authorized(head, self._token.authorization))
+        answer = None
         try:
-            return await self._send(connection, head)
+            while (answer := connection.answer()) is None or answer.status < 200:
+                if answer is not None:
+                    self._delivery.pass_interim(answer)
+                else:
+                    await self._strand.news(connection)
         except FumageConnectionLost:
             # RFC 9112 section 9.3.1: the server may close an idle connection just when we use it.
             if not (retryable and connection.kept_alive and not connection.answered and self._replayable):
                 raise
-        await self._drop_connection()
-        return await self._send(await self._open(fresh=True), head)
+        finally:
+            self._record.upstream_seconds += parts.clock.now() - self._sent_at
+        if answer is None:
+            await self._drop_connection()
+            return await self._ask(head, fresh=True)
+        if answer.status != 401:
+            parts.tokens.accepted(self._token)
+        return answer
+
+    async def _next_token(self) -> Token:
+        await self._strand.as_task()
+        return await self._parts.tokens.get()
 
     async def _open(self, *, fresh: bool) -> Connection:
+        await self._strand.as_task()
         parts = self._parts
         self._connection = connection = await parts.pool.open(fresh=fresh)
         self._token = parts.tokens.current() or await parts.tokens.get()  # it may have expired meanwhile
         return connection
 
-    async def _send(self, connection: Connection, head: bytes) -> Answer:
-        parts, upload, token = self._parts, self._upload, self._token
-        assert token is not None
-        self._sent_at = self._record.asked(parts.clock.now())
-        data = authorized(head, token.authorization)
+    def _send(self, connection: Connection, data: bytes) -> None:
+        upload, whole = self._upload, True
         if upload is not None:
             data += upload.at_hand()
-        connection.begin(data, head_only=self._request.method == b"HEAD")
-        if upload is None or upload.complete:
-            connection.sent_all()
-        else:
+            whole = upload.complete
+        connection.begin(data, head_only=self._request.method == b"HEAD", whole=whole)
+        if upload is not None and not whole:
             self._start_pump(upload, connection)
-        answer = await connection.answer()
-        while answer.status < 200:
-            self._delivery.pass_interim(answer)
-            answer = await connection.answer()
-        self._record.answered(parts.clock.now())
-        if answer.status != 401:
-            parts.tokens.accepted(token)
-        return answer
 
     @property
     def _replayable(self) -> bool:
@@ -246,6 +264,7 @@ class Exchange:
 
     async def _stop_pump(self) -> bool:
         """Whether it had not come to its end yet."""
+        await self._strand.as_task()
         pump, self._pump = self._pump, None
         if pump is None or not pump.cancel():
             return False
@@ -306,6 +325,7 @@ class Exchange:
             self._connection = None
         if self._upload is not None:
             self._upload.release()
+        self._caller.served()
         self._record.ended = self._parts.clock.now()
         if self._request.body is not None:
             self._record.request_bytes = self._request.body.received

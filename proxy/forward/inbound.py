@@ -4,102 +4,36 @@ import asyncio
 import socket
 import struct
 import sys
-from collections.abc import Coroutine
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
-from proxy.forward.deadlines import Deadlines
-from proxy.forward.reader import Limits, RequestReader
+from proxy.forward.look import hung_up
+from proxy.forward.reader import RequestReader
 from proxy.forward.request import HIGH_WATER, Request
-from proxy.loop import start
+from proxy.forward.strand import Strand
 from proxy.rules.errors import CallerTooSlow, MalformedRequest, ProxyError, TooManyCallers
+
+if TYPE_CHECKING:
+    from proxy.forward.callers import Callers
 
 _AHEAD = 64 * 1024  # bytes of pipelined requests that wait for their turn
 _PIECE = 4 * 1024  # of them are looked at together: each time they are copied
-_LINGER = 2.0  # seconds of silence, and
 _LINGER_AT_MOST = 30.0  # seconds altogether; see CallerConnection.end
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class Exchanges(Protocol):
-    """What serves the requests that a connection reads."""
-
-    def serve(self, request: Request, caller: "CallerConnection") -> Coroutine[Any, Any, None]:
-        """Answer one request through `caller.write`; never raises ProxyError."""
-
-    def refuse(self, error: ProxyError, caller: "CallerConnection", request: Request | None) -> None:
-        """Answer what could not even be read as a request."""
-
-
-class Callers:
-    """All callers' connections and what they share: limits, timeouts (seconds), and who serves them."""
-
-    def __init__(
-        self, exchanges: Exchanges, limits: Limits, *, head: float, keepalive: float, idle: float, most: int
-    ):
-        self.exchanges = exchanges
-        self.limits = limits
-        self.most = most
-        self.head: Deadlines[CallerConnection] = Deadlines(head, CallerConnection.head_timed_out)
-        self.idle: Deadlines[CallerConnection] = Deadlines(keepalive, CallerConnection.close)
-        self.upload: Deadlines[CallerConnection] = Deadlines(idle, CallerConnection.body_stalled)
-        self.unread: Deadlines[CallerConnection] = Deadlines(idle, CallerConnection.answer_stalled)
-        self.linger: Deadlines[CallerConnection] = Deadlines(_LINGER, CallerConnection.lingered)
-        self.open: set[CallerConnection] = set()  # until the last byte of their answers is out
-        self.draining = False
-        self._none_left: asyncio.Future[None] | None = None
-
-    def connection(self, *, tcp: bool) -> "CallerConnection":
-        """The protocol of a new connection; `tcp`: the Host guard applies."""
-        return CallerConnection(self, tcp=tcp)
-
-    @property
-    def full(self) -> bool:
-        """Whether max_clients are open; those that only linger lock nobody out."""
-        return len(self.open) - len(self.linger) >= self.most
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that are being answered; counted when somebody asks, so that they themselves need not."""
-        return sum(connection.busy for connection in self.open)
-
-    def drain(self) -> None:
-        """Take no new request; close each connection when its answer is out."""
-        self.draining = True
-        for connection in list(self.open):
-            connection.close_if_idle()
-
-    async def gone(self) -> None:
-        """Return when no connection is left."""
-        if self.open:
-            self._none_left = asyncio.get_running_loop().create_future()
-            await self._none_left
-
-    def lost(self, connection: "CallerConnection") -> None:
-        self.open.discard(connection)
-        if not self.open and self._none_left is not None and not self._none_left.done():
-            self._none_left.set_result(None)
-
-    def abort(self) -> None:
-        """Break all of them off."""
-        for connection in list(self.open):
-            connection.abort()
-        for deadlines in (self.head, self.idle, self.upload, self.unread, self.linger):
-            deadlines.close()
 
 
 class CallerConnection(asyncio.Protocol):
     """One local connection. Its requests are served one after the other, in their order."""
 
-    def __init__(self, callers: Callers, *, tcp: bool):
+    def __init__(self, callers: "Callers", *, tcp: bool):
         self._callers = callers
         self.tcp = tcp
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # set by connection_made
         self._loop = asyncio.get_running_loop()
         self._reader = RequestReader(callers.limits, self._want_body)
         self._ahead = bytearray()  # of requests after the one that is served
-        self._task: asyncio.Task[None] | None = None
         self._deaf = False  # what still comes is dropped
         self._linger_until = 0.0
+        self._strand: Strand | None = None  # answers the request
         self._reading = True
         self._ended = False  # the caller closed its sending side
         self._write_waiter: asyncio.Future[None] | None = None
@@ -118,14 +52,14 @@ class CallerConnection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
-        return self._task is not None
+        return self._strand is not None
 
     def write(self, data: bytes) -> None:
         if not self.closed:
             self._transport.write(data)
 
     async def writable(self) -> None:
-        """Return when the caller takes more bytes, or is gone."""
+        """Return when the caller takes more bytes, or is gone; for tasks."""
         if self.congested and not self.closed:
             self._write_waiter = self._loop.create_future()
             try:
@@ -232,6 +166,13 @@ class CallerConnection(asyncio.Protocol):
         else:
             self.abort()
 
+    def unheard(self) -> None:
+        """See whether a caller that nobody reads is still there: its end stands behind bytes that wait."""
+        if hung_up(self._transport.get_extra_info("socket").fileno()):
+            self.abort()
+        else:
+            self._callers.unheard.start(self)
+
     def _watch_unread(self) -> None:
         self._unread = self._transport.get_write_buffer_size()
         if self._unread:
@@ -249,7 +190,12 @@ class CallerConnection(asyncio.Protocol):
             self._callers.head.start(self)
 
     def data_received(self, data: bytes) -> None:
-        if not self._deaf:
+        waits = self._ahead or self._deaf or self.congested or self.closed
+        # The usual request comes whole, and by itself.
+        if not waits and (request := self._reader.again(data)) is not None:
+            self._callers.idle.stop(self)
+            self._begin(request)
+        elif not self._deaf:
             # What waits for its turn must not be overtaken.
             if rest := data if self._ahead else self._consume(data):
                 self._ahead += rest
@@ -312,25 +258,24 @@ class CallerConnection(asyncio.Protocol):
 
     def _serve(self) -> None:
         request = self._reader.request
-        if request is not None and self._task is None and not self._deaf and not self.closed:
-            task = start(self._run(request), self._loop)
-            if not task.done():
-                self._task = task
+        if request is not None and self._strand is None and not self._deaf and not self.closed:
+            self._begin(request)
 
-    async def _run(self, request: Request) -> None:
-        try:
-            await self._callers.exchanges.serve(request, self)
-        except BaseException:
-            self.abort()  # nobody would answer any more
-            raise
-        finally:
-            self._task = None
+    def _begin(self, request: Request) -> None:
+        self._strand = strand = Strand(self._loop)
+        strand.start(self._callers.exchanges.serve(request, self, strand))
+
+    def served(self) -> None:
+        """The exchange is over."""
+        self._strand = None
+        if self._reader.request is not None and not self._deaf and not self.closed:
+            self.abort()  # it did not come to an `end`, and nobody would answer any more
 
     def _refuse(self, error: ProxyError) -> None:
         """The bytes are at fault: an error for whoever reads the body, or an answer at once; then close."""
         reader = self._reader
         self._deaf = True
-        if self._task is None:
+        if self._strand is None:
             self._callers.head.stop(self)
             self._callers.idle.stop(self)
             self._callers.exchanges.refuse(error, self, reader.request)
@@ -343,11 +288,13 @@ class CallerConnection(asyncio.Protocol):
         if self._reading and not self.closed:
             self._reading = False
             self._transport.pause_reading()
+            self._callers.unheard.start(self)
 
     def _resume(self) -> None:
         if not self._reading and not self.closed:
             self._reading = True
             self._transport.resume_reading()
+            self._callers.unheard.stop(self)
 
     def pause_writing(self) -> None:
         self.congested = True
@@ -368,7 +315,7 @@ class CallerConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._ended = True
-        if self._task is not None:
+        if self._strand is not None:
             # A caller that closes and one that only closes its sending side look the same from here; like
             # other servers, we take the request for abandoned.
             self.abort()
@@ -389,8 +336,8 @@ class CallerConnection(asyncio.Protocol):
             return
         self.closed = True
         callers = self._callers
-        for deadlines in (callers.head, callers.idle, callers.upload, callers.linger):
+        for deadlines in (callers.head, callers.idle, callers.upload, callers.linger, callers.unheard):
             deadlines.stop(self)
         self._wake()
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
+        if self._strand is not None and not self._strand.running:
+            self._strand.cancel()

@@ -1,15 +1,14 @@
 """A connection to Fumage: one exchange at a time, bytes in both directions."""
 
 import asyncio
-import select
 import ssl
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from proxy.forward.answer import Answer as Answer  # part of this module's face
 from proxy.forward.answer import AnswerReader
 from proxy.forward.deadlines import Deadlines
+from proxy.forward.look import watcher
 from proxy.forward.tls import TLS
 from proxy.rules.errors import (
     FumageConnectionLost,
@@ -24,6 +23,9 @@ from proxy.rules.errors import (
 HIGH_WATER = 256 * 1024  # bytes of an answer held for a caller that reads slowly; then reading stops
 
 
+News = Callable[["Connection"], Awaitable[None]]  # waits for the next bytes, or for the end
+
+
 def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
@@ -33,16 +35,6 @@ def _tls_error(error: ssl.SSLError) -> FumageError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return FumageUntrusted(f"Fumage's certificate is not trusted: {error.verify_message}.")
     return FumageTLS(f"TLS with Fumage failed: {error.reason or 'unknown reason'}.")
-
-
-def _look(descriptor: int) -> Callable[[], object]:
-    """What says, when called, whether there is anything to read."""
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return partial(poll.poll, 0)
-    # Windows, whose select() knows no limit of 1024
-    return lambda: select.select([descriptor], [], [], 0)[0]
 
 
 class Connection(asyncio.Protocol):
@@ -62,7 +54,7 @@ class Connection(asyncio.Protocol):
         self._readable: Callable[[], object] = lambda: True
         self._tls: TLS | None = None
         self._tls_started: asyncio.Future[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self.on_news: Callable[[], None] | None = None  # see `proxy.forward.strand`: bytes, or the end
         self._write_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
         self._read_paused = False
@@ -79,13 +71,18 @@ class Connection(asyncio.Protocol):
 
     # --- the request ---
 
-    def begin(self, data: bytes, *, head_only: bool) -> None:
-        """Send the first bytes of a request. `head_only`: its answer has no body, whatever its head says."""
+    def begin(self, data: bytes, *, head_only: bool, whole: bool) -> None:
+        """Send the first bytes of a request, or (`whole`) all of it.
+
+        `head_only`: its answer has no body, whatever its head says.
+        """
         self._reader.expect(head_only=head_only)
         self.answered = self._sent = self._sent_all = False
         if self.closed and self.error is None:
             self.error = self._lost()
         self.write(data)
+        if whole:
+            self.sent_all()
 
     def write(self, data: bytes) -> None:
         """Send bytes of the request; dropped when the connection has ended, which `answer` tells."""
@@ -130,21 +127,28 @@ class Connection(asyncio.Protocol):
 
     # --- the answer ---
 
-    async def answer(self) -> Answer:
-        """The next head: interim answers (1xx) as they come, then the final one. Raises ProxyError."""
-        while not self._reader.answers:
-            await self._more()
-        return self._reader.answers.pop(0)
+    def answer(self) -> Answer | None:
+        """The next head: interim answers (1xx) as they come, then the final one. Raises ProxyError.
 
-    async def read(self) -> bytes:
+        None: it is not here yet, wait for news.
+        """
+        if self._reader.answers:
+            return self._reader.answers.pop(0)
+        if self.error is not None:
+            raise self.error
+        return None
+
+    async def read(self, news: News) -> bytes:
         """The next bytes of the body, empty at its end. Raises ProxyError when it breaks off."""
         while not self._reader.has_body:
             if self._reader.complete:
                 return b""
-            if self._stalled is not None and not self.closed:
+            if self.error is not None:
+                raise self.error
+            if self._stalled is not None:
                 self._stalled.start(self)
             try:
-                await self._more()
+                await news(self)
             finally:
                 if self._stalled is not None:
                     self._stalled.stop(self)
@@ -157,15 +161,6 @@ class Connection(asyncio.Protocol):
             self._read_paused = False
             self._transport.resume_reading()
         return data
-
-    async def _more(self) -> None:
-        if self.error is not None:
-            raise self.error
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     @property
     def complete(self) -> bool:
@@ -181,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
-        self._readable = _look(self._transport.get_extra_info("socket").fileno())
+        self._readable = watcher(self._transport.get_extra_info("socket").fileno())
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Shake hands; twice through a tunnel. Raises FumageUntrusted, FumageTLS or FumageConnectionLost."""
@@ -204,6 +199,7 @@ class Connection(asyncio.Protocol):
         tls = self._tls
         if tls is None:
             self._parse(data)
+            self._tell()
             return
         data = tls.receive(data)
         if out := tls.pending():
@@ -216,6 +212,12 @@ class Connection(asyncio.Protocol):
             self.fail(_tls_error(tls.error))
         elif tls.ended:
             self._ended(clean=tls.closed_by_peer)
+        self._tell()
+
+    def _tell(self) -> None:
+        tell, self.on_news = self.on_news, None
+        if tell is not None:
+            tell()
 
     def _parse(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
@@ -237,8 +239,6 @@ class Connection(asyncio.Protocol):
         if reader.buffered > HIGH_WATER and not reader.complete and not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
-        if self._waiter is not None:
-            _wake(self._waiter)
 
     def eof_received(self) -> bool:
         # Without close_notify the end of a TLS connection may be anybody's work (RFC 9112 section 9.8).
@@ -315,7 +315,8 @@ class Connection(asyncio.Protocol):
             if deadlines is not None:
                 deadlines.stop(self)
         _wake(self._tls_started)
-        _wake(self._waiter)
+        if self.on_news is not None:
+            asyncio.get_running_loop().call_soon(self._tell)
         _wake(self._write_waiter)
         if self.on_close is not None:
             self.on_close(self)

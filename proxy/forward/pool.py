@@ -6,11 +6,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from proxy.clock import Clock
-from proxy.forward.deadlines import Deadlines
 from proxy.forward.outbound import Connection
 from proxy.rules.errors import AllConnectionsBusy
 
 RECENT = 2.0  # seconds; a connection used so recently is most unlikely to have been closed meanwhile
+# Seconds in which a server hardly closes a connection, or sends what nobody asked for: when all are busy, the
+# system call that would look for it is spared.
+_MOMENT = 0.005
 _JITTER = 0.1  # of max_age, so that connections opened together do not retire together
 
 
@@ -48,7 +50,7 @@ class Pool:
         self._busy_timeout = busy_timeout
         self._now = clock.now
         self._idle: dict[Connection, None] = {}  # the last one was used last
-        self._idle_deadlines: Deadlines[Connection] = Deadlines(keepalive, Connection.close)
+        self._sweeper: asyncio.TimerHandle | None = None
         self._open: set[Connection] = set()  # idle ones included
         self._dialing = 0
         self._waiting: deque[_Turn] = deque()
@@ -77,15 +79,16 @@ class Pool:
             if recent and now - connection.idle_since > RECENT:
                 self._idle[connection] = None  # and all others are older still
                 return None
-            self._idle_deadlines.stop(connection)
-            if (
-                now - connection.idle_since <= self._keepalive
-                and now < connection.retire_at
-                and not connection.gone()
-            ):
+            if self._fit(connection, now, recent):
                 return connection
             connection.close()
         return None
+
+    def _fit(self, connection: Connection, now: float, recent: bool) -> bool:
+        idle = now - connection.idle_since
+        if connection.closed or idle > self._keepalive or now >= connection.retire_at:
+            return False
+        return not ((recent or idle > _MOMENT) and connection.gone())
 
     async def open(self, *, fresh: bool = False) -> Connection:
         """A new connection, or one that becomes free while the pool is full.
@@ -201,12 +204,22 @@ class Pool:
         else:
             connection.idle_since = now
             self._idle[connection] = None
-            self._idle_deadlines.start(connection)
+            if self._sweeper is None:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Close those that have been idle for too long, and look again when the next one's time has come."""
+        self._sweeper = None
+        for connection in list(self._idle):
+            left = connection.idle_since + self._keepalive - self._now()
+            if left > 0:
+                self._sweeper = asyncio.get_running_loop().call_later(left, self._sweep)
+                break
+            connection.close()
 
     def _on_close(self, connection: Connection) -> None:
         if connection in self._idle:
             del self._idle[connection]
-            self._idle_deadlines.stop(connection)
         self._open.discard(connection)
         if connection in self._granted:
             self._dialing += 1  # the slot stays with whom the connection was granted to
@@ -220,7 +233,8 @@ class Pool:
     def close(self) -> None:
         """Close the idle ones now, and the others when they are given back."""
         self._closing = True
-        self._idle_deadlines.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for connection in list(self._idle):
             connection.close()
 

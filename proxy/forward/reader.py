@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httptools
 
-from proxy.forward.request import Request, RequestBody
+from proxy.forward.request import Memo, Request, RequestBody
 from proxy.rules.errors import (
     BodyTooLarge,
     HeadTooLarge,
@@ -20,13 +20,14 @@ from proxy.rules.errors import (
     TargetTooLong,
 )
 from proxy.rules.guard import split_target
-from proxy.rules.headers import Fields, note_request
+from proxy.rules.headers import Fields, note_request, section, without
 
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _VERSIONS = {b" HTTP/1.1\r\n": True, b" HTTP/1.0\r\n": False}
 # What llhttp takes for a path and query, less what needs a second look.
-_PLAIN_LINE = re.compile(rb"(GET|HEAD|DELETE|OPTIONS) (/[!\"$-~]*) HTTP/1\.1\r\n")
+_PLAIN_LINE = re.compile(rb"(GET|HEAD|DELETE) (/[!\"$-~]*) HTTP/1\.1\r\n")
 _OF_ONE_MESSAGE = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
+_UPGRADE = frozenset((b"upgrade",))
 _LONGEST_METHOD = 31  # the longest registered one, UPDATEREDIRECTREF, has 17
 _LONGEST_LENGTH = 19  # digits; llhttp bounds the value only, and int() refuses 5,000 zeros
 
@@ -50,12 +51,16 @@ class RequestReader:
         self._want_body = want_body
         self._parser = httptools.HttpRequestParser(self)
         # Of the request before, if it was plain: its fields as they came, and what was read in them.
-        self._before: tuple[bytes, list[bytes], dict[bytes, bytes]] | None = None
+        self._before: tuple[bytes, Fields, dict[bytes, bytes], Memo] | None = None
+        self._pristine = False  # as `begin` leaves it, but for the request
         self.begin()
 
     def begin(self) -> None:
         """The message is over: what comes is the next one."""
         self.request: Request | None = None
+        if self._pristine:
+            return
+        self._pristine = True
         self.body: RequestBody | None = None
         self.keep_alive = False  # the caller's wish
         self.expects_continue = False
@@ -89,14 +94,12 @@ class RequestReader:
     # --- heads ---
 
     def _feed_head(self, data: bytes) -> bytes:
+        self._pristine = False
         known = len(self._head)
         if not known and (self._half_line or data[0] in b"\r\n") and not (data := self._skip_lines(data)):
             return b""
         if known:
             self._head += data
-        elif (request := self._same_again(data)) is not None:
-            self.request, self.keep_alive = request, True
-            return b""
         head = self._head if known else data
         end = head.find(b"\r\n\r\n", max(0, known - 3)) + 4
         if end == 3:
@@ -129,21 +132,28 @@ class RequestReader:
             raise MalformedRequest("There is a lone CR or LF before the request line.")
         return data
 
-    def _same_again(self, data: bytes) -> Request | None:
-        """The request, if nothing but its line is new: most callers send the same fields, byte for byte,
-        each time, and llhttp has read them already. The line has to be as plain as they come."""
-        if self._before is None:
+    def again(self, data: bytes) -> Request | None:
+        """The request in `data`, if nothing but its line is new: most callers send the same fields, byte for
+        byte, each time, and llhttp has read them already. The line has to be as plain as they come."""
+        if self._before is None or self.request is not None or self._head or self._half_line:
             return None
-        fields, lines, noted = self._before
-        if not data.endswith(fields) or len(data) > self._limits.max_head:
+        raw, fields, noted, memo = self._before
+        if not data.endswith(raw) or len(data) > self._limits.max_head:
             return None
-        found = _PLAIN_LINE.fullmatch(data, 0, len(data) - len(fields))
-        return None if found is None else Request(found[1], None, found[2], True, lines, noted, None)
+        found = _PLAIN_LINE.fullmatch(data, 0, len(data) - len(raw))
+        if found is None:
+            return None
+        method, target = found.groups()
+        self.request = Request(method, None, target, True, fields, noted, None, memo)
+        self.keep_alive = True
+        return self.request
 
     def _remember(self, raw: bytes, request: Request) -> None:
-        """Keep what `_same_again` may use: not where a field says something of this message alone."""
-        plain = request.http11 and self.keep_alive and not (_OF_ONE_MESSAGE & request.noted.keys())
-        self._before = (raw[raw.index(b"\r\n") + 2 :], request.lines, request.noted) if plain else None
+        """Keep what `again` may use: not where a field says something of this message alone."""
+        self._before = None
+        if request.http11 and self.keep_alive and not (_OF_ONE_MESSAGE & request.noted.keys()):
+            request.memo = Memo()
+            self._before = (raw[raw.index(b"\r\n") + 2 :], request.fields, request.noted, request.memo)
 
     def _parse_part(self, head: bytes | bytearray) -> None:
         """Look at a head whose end is not here yet: what is wrong already is refused already."""
@@ -152,6 +162,8 @@ class RequestReader:
         part = bytes(head[self._parsed : self._limits.max_head])
         self._parsed += len(part)
         self._parse(part, head)
+        if self._head_complete or self._message_complete:  # by a line end that is none of HTTP/1.1's
+            raise _bad_request_line()
         if len(head) > self._limits.max_head:
             if len(self._target) < self._limits.max_head // 2:
                 raise HeadTooLarge("The request head is larger than max_head.")
@@ -167,7 +179,8 @@ class RequestReader:
         except httptools.HttpParserCallbackError:
             raise
         except httptools.HttpParserError as error:
-            raise MalformedRequest(f"The request is not well-formed HTTP/1.1: {error}.") from None
+            hint = " What is no ASCII in a target has to be percent-encoded." if "url" in str(error) else ""
+            raise MalformedRequest(f"The request is not well-formed HTTP/1.1: {error}.{hint}") from None
 
     def _read_request(self, raw: bytes) -> Request:
         method: bytes = self._parser.get_method()
@@ -175,10 +188,10 @@ class RequestReader:
         line = b"%b %b" % (method, self._target)
         http11 = _VERSIONS.get(raw[len(line) : len(line) + 11]) if raw.startswith(line) else None
         if http11 is None or not self._head_complete:
-            raise MalformedRequest("The request line is not `method SP target SP HTTP/1.1` (or HTTP/1.0).")
+            raise _bad_request_line()
         if b" \r\n" in raw or b"\t\r\n" in raw:  # RFC 9112 section 5.1; llhttp leaves these in
             self._headers = [(name, value.rstrip(b" \t")) for name, value in self._headers]
-        lines, noted = note_request(self._headers)
+        fields, noted = note_request(self._headers)
         if b"," in noted.get(b"host", b","):
             # RFC 9112 section 3.2. Of HTTP/1.0 too: what the guard cannot judge must not pass.
             raise MalformedRequest("The request has no Host field, or more than one.")
@@ -192,18 +205,18 @@ class RequestReader:
         self.body = self._read_framing(noted, http11)
         if b"expect" in noted:
             self.expects_continue = http11 and noted[b"expect"].lower() == b"100-continue"
-        return Request(method, authority, target, http11, lines, noted, self.body)
+        return Request(method, authority, target, http11, fields, noted, self.body)
 
     def _parse_again(self, request_line: bytes) -> None:
         """After `Upgrade: h2c` (Java's HttpClient sends it) llhttp takes a body for another protocol's bytes.
 
         We never upgrade, so the head is read once more without the field, and the body follows as it should.
         """
-        lines = [b"%b: %b\r\n" % field for field in self._headers if field[0].lower() != b"upgrade"]
+        lines = section(without(self._headers, _UPGRADE))
         self._parser = httptools.HttpRequestParser(self)
         self._target, self._headers = b"", []
         self._head_complete = self._message_complete = False
-        self._parse(b"%b%b\r\n" % (request_line, b"".join(lines)))
+        self._parse(b"%b%b\r\n" % (request_line, lines))
 
     def _read_framing(self, noted: dict[bytes, bytes], http11: bool) -> RequestBody | None:
         coding = noted.get(b"transfer-encoding")
@@ -280,6 +293,10 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         self._message_complete = True
+
+
+def _bad_request_line() -> ProxyError:
+    return MalformedRequest("The request line is not `method SP target SP HTTP/1.1` (or HTTP/1.0).")
 
 
 def _unknown_method(head: bytes | bytearray) -> ProxyError:

@@ -40,6 +40,11 @@ class Upload:
         self.replayable = body.length is None or body.length <= limit
 
     @property
+    def arrived(self) -> bool:
+        """Whether all of the body is here: then nothing below has to wait for the caller."""
+        return self._body.complete
+
+    @property
     def complete(self) -> bool:
         """Whether all of the body has been taken from the caller."""
         return self._body.exhausted

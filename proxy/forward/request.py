@@ -65,7 +65,7 @@ class RequestBody:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def read(self) -> bytes:
-        """The next bytes, empty at the end. Raises ProxyError when the caller's body is broken or stalls."""
+        """The next bytes, empty at the end; for tasks. Raises ProxyError if the body is broken or stalls."""
         while not self._chunks:
             if self._error is not None:
                 raise self._error
@@ -80,10 +80,23 @@ class RequestBody:
         return self.take()
 
 
-class Request:
-    """A request whose head has been read; `lines` and `noted` as `rules.headers.note_request` makes them."""
+class Memo:
+    """What was made of a request's fields, kept for those that follow with the very same ones.
 
-    __slots__ = ("authority", "body", "http11", "lines", "method", "noted", "target")
+    `head` is what comes after the target in a request to Fumage, for who admitted these fields: `by`.
+    """
+
+    __slots__ = ("by", "head")
+
+    def __init__(self) -> None:
+        self.by: object = None
+        self.head = b""
+
+
+class Request:
+    """A request whose head has been read; `fields` and `noted` as `rules.headers.note_request` makes them."""
+
+    __slots__ = ("authority", "body", "fields", "http11", "memo", "method", "noted", "target")
 
     def __init__(
         self,
@@ -91,14 +104,16 @@ class Request:
         authority: bytes | None,
         target: bytes,
         http11: bool,
-        lines: list[bytes],
+        fields: Fields,
         noted: dict[bytes, bytes],
         body: RequestBody | None,
+        memo: Memo | None = None,
     ):
         self.method = method
         self.authority = authority  # of an absolute-form target
         self.target = target  # path and query as they came, or `*`
         self.http11 = http11
-        self.lines = lines
+        self.fields = fields
         self.noted = noted
         self.body = body
+        self.memo = memo

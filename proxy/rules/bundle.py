@@ -1,7 +1,7 @@
 """Links in the body of a JSON answer: what points at Fumage comes back as the address that the caller used.
 
-The body streams through and is never parsed as a whole: a rare and cheap sign (Fumage's host, an escaped
-ASCII character) is looked for at the speed of `bytes.find`, and only where it turns up the place is judged:
+The body streams through and is never parsed as a whole: Fumage's host, a rare and cheap sign, is looked for
+at the speed of `bytes.find`, and only where it turns up the place is judged:
 
     "link": [ {"relation": "next", "url": "https://fumage-…/Patient?_count=10"} ]
     the owner, found backwards      the key, and the prefix of its value that is replaced
@@ -10,11 +10,13 @@ Two facts carry this. In valid JSON a quote after a character that is no backsla
 the bytes `"url"` with no backslash before them are that string, never a piece of a longer one. And every
 quote inside a string follows a backslash while the opening one never does, so JSON can be read backwards
 without knowing what came first.
+
+Names and the base are known as serialisers write them: the host in lower case, as our requests have it, and
+nothing escaped but perhaps slashes (`\\/`). A URL that is spelled otherwise stays.
 """
 
 import json
 import re
-from collections.abc import Iterator
 
 from proxy.rules.links import Base
 
@@ -33,8 +35,14 @@ _LOOK_BACK = 16 * 1024
 _STEPS = (160, 1024, _LOOK_BACK)  # the first is nearly always enough, and cheap to turn round
 _NESTING = 8  # of what is skipped on the way: a complex value of an Extension in an Extension takes five
 
+_JUDGED = 8  # of each kind that are remembered
 _BLANK = rb"[ \t\r\n]"
 _MAX_BLANK = 64  # on either side of a colon
+_SLASH = rb"\\?/"
+# What follows the base is no matter, but has to be told from more of its host or path, however it is written.
+_ANY_SLASH = rb"(?:\\?/|\\u002[fF])"
+_END = rb'(?=["?#]|\\?/|\\u00(?:2[3fF]|3[fF]))'
+_ENDS = (b"/", b'"', b"?", b"#")  # the usual ones
 
 
 def looks_like_json(content_type: bytes) -> bool:
@@ -53,29 +61,42 @@ class BodyLinks:
     def __init__(self, base: Base, *, attachments: bool = False, absolute: bool = False):
         self.absolute = absolute
         self.owners = frozenset((b"link", *_ATTACHMENTS)) if attachments else frozenset((b"link",))
-        self._host = re.compile(_in_any_case(base.host))
-        self._relative = absolute or base.path != b""
-        self._plain = re.compile(_member(base, absolute=absolute, escaped=False))
-        self._escaped = re.compile(_member(base, absolute=absolute, escaped=True))
-        # Key, blanks and colon, then the prefix and what follows it, if every character of them is escaped.
-        self.longest = 160 + 6 * (len("https://:65535") + len(base.host) + len(base.path) + 2)
+        self.host = base.host if base.port is None else b"%b:%d" % (base.host, base.port)
+        self.by_host = not absolute and not base.path  # otherwise paths count too
+        self._member = re.compile(_member(base, absolute=absolute))
+        self.members = self._member.finditer  # those that point at the base, whatever owns them
+        # Key, blanks and colon, then the prefix, if all slashes are escaped, and what follows it.
+        self.longest = 160 + len("https://:65535") + len(base.host) + 2 * len(base.path)
 
     def rewriter(self, caller: bytes) -> "LinkRewriter":
         """For one answer; `caller` is the authority that its request was sent to, as for `Links.location`."""
         return LinkRewriter(self, caller)
 
-    def members(self, window: bytes) -> Iterator[re.Match[bytes]]:
-        """Members `url` that point at the base, in their order, whatever owns them."""
-        if b"\\" in window and _ESCAPED_ASCII.search(window):
-            yield from self._escaped.finditer(window)
-        elif self._relative:
-            yield from self._plain.finditer(window)
-        else:
-            for host in self._host.finditer(window):
-                at = host.start()
-                key = window.rfind(b'"url"', max(0, at - self.longest), at)
-                if key >= 0 and (found := self._plain.match(window, key)) and found.end() >= at:
-                    yield found
+    def member(self, window: bytes, at: int) -> re.Match[bytes] | None:
+        """The member `url`, if there is one, that has the base's host at this place."""
+        key = window.rfind(b'"url"', max(0, at - self.longest), at)
+        found = self._member.match(window, key) if key >= 0 else None
+        return found if found and found.end() >= at else None
+
+
+class _Judged:
+    """How the text before some place ended, from the owner's name on, when it was judged.
+
+    In one answer most places are alike, and what ends so need not be judged again: the owner is found from
+    these bytes alone.
+    """
+
+    def __init__(self) -> None:
+        self.ours: tuple[bytes, ...] = ()
+        self.others: tuple[bytes, ...] = ()
+        self.cut = 0  # bytes at the end of each of ours that are replaced
+
+    def learn(self, tail: bytes, cut: int, *, ours: bool) -> None:
+        if not ours:
+            self.others = (tail, *self.others[: _JUDGED - 1])
+            return
+        known = self.ours[: _JUDGED - 1] if cut == self.cut else ()
+        self.ours, self.cut = (tail, *known), cut
 
 
 class LinkRewriter:
@@ -91,6 +112,7 @@ class LinkRewriter:
         self._past = bytearray()  # at least the last _LOOK_BACK bytes before it, as they came
         self._begun = False
         self._idle = False  # not a JSON text in an encoding like ASCII: nothing to look for
+        self._judged = _Judged()
 
     def feed(self, data: bytes) -> bytes:
         """What can go on its way: all but at most `BodyLinks.longest` bytes that need their continuation."""
@@ -114,15 +136,8 @@ class LinkRewriter:
     def _pass(self, window: bytes, decided: int) -> bytes:
         """Take the window's members that begin up to `decided`: the others are not to be seen whole yet."""
         out: list[bytes] = []
-        done = 0
-        for found in self._links.members(window):
-            if found.start() > decided:
-                break
-            if not self._is_ours(window, found.start()):
-                continue
-            start, end = found.span("old")
-            out += (window[done:start], self._replacement(found))
-            done = end
+        by_host = self._links.by_host and self._here
+        done = self._by_host(window, decided, out) if by_host else self._by_key(window, decided, out)
         kept = len(window)
         if decided < kept and (opening := _OPENING.search(window, max(done, decided, 0))):
             kept = opening.start()
@@ -133,8 +148,41 @@ class LinkRewriter:
             del self._past[:-_LOOK_BACK]
         return b"".join(out)
 
+    # The two below put out what the window becomes up to the end of its last change, and return that place.
+
+    def _by_host(self, window: bytes, decided: int, out: list[bytes]) -> int:
+        done, host, judged = 0, self._links.host, self._judged
+        at = window.find(host)
+        while at >= 0:
+            end = at + len(host)
+            if at <= decided and window.endswith(judged.ours, 0, at) and window.startswith(_ENDS, end):
+                out += (window[done : at - judged.cut], self._here)
+                done = end
+            elif not window.endswith(judged.others, 0, at) and (found := self._links.member(window, at)):
+                if found.start() > decided:
+                    break
+                if self._is_ours(window, found.start(), at, at - found.start("old")):
+                    out += (window[done : found.start("old")], self._replacement(found))
+                    done = found.end()
+            at = window.find(host, end)
+        return done
+
+    def _by_key(self, window: bytes, decided: int, out: list[bytes]) -> int:
+        done, judged = 0, self._judged
+        always = self._here if self._links.absolute else b""
+        for found in self._links.members(window):
+            start = found.start()
+            if start > decided:
+                break
+            if window.endswith(judged.ours, 0, start) or (
+                not window.endswith(judged.others, 0, start) and self._is_ours(window, start, start, 0)
+            ):
+                out += (window[done : found.start("old")], always or self._replacement(found))
+                done = found.end()
+        return done
+
     def _replacement(self, found: re.Match[bytes]) -> bytes:
-        if self._here and (self._links.absolute or found["authority"]):
+        if found["authority"] and self._here:
             return self._here
         # The path alone, and it has to be one, as in `Links.location`: neither `?page=2` nor `//x`.
         following = _SLASHES_NEXT.match(found.string, found.end())
@@ -142,93 +190,60 @@ class LinkRewriter:
             return b"/"
         return b"/." if following[1] else b""
 
-    def _is_ours(self, window: bytes, start: int) -> bool:
+    def _is_ours(self, window: bytes, start: int, at: int, cut: int) -> bool:
+        """Whether the member that begins at `start` has an owner that counts; noted for places like `at`."""
         for length in _STEPS:
             before = window[max(0, start - length) : start]
             if start < length:
                 before = bytes(self._past[start - length :]) + before
             if found := _OWNER.match(before[::-1]):
-                name = found[1][::-1]
-                return name in self._owners or (b"\\" in name and _unescaped(name) in self._owners)
+                ours = found[1][::-1] in self._owners
+                if length == _STEPS[0]:
+                    self._judged.learn(before[-found.end() - 1 :] + window[start:at], cut, ours=ours)
+                return ours
             if len(before) < length:
                 break
         return False
 
 
-def _in_any_case(host: bytes) -> bytes:
-    # A pattern that begins with a character that has no case, and is rare, is searched for ten times as fast.
-    dot = max(0, host.find(b"."))
-    whole, tail = re.escape(host), re.escape(host[dot + 1 :])
-    return rb"\.(?i:%b)(?<=(?i:%b))" % (tail, whole) if dot else b"(?i:%b)" % whole
-
-
-def _unescaped(name: bytes) -> bytes:
-    try:
-        return str(json.loads(b'"%b"' % name)).encode("utf-8", "surrogatepass")
-    except ValueError:
-        return name
-
-
-def _spelled(text: bytes, *, escaped: bool, any_case: bool = False) -> bytes:
-    """A pattern for all ways to write the text in a JSON string; without `escaped`, less those with `\\u`."""
-    return b"".join(_character(character, escaped, any_case) for character in text.decode("latin-1"))
-
-
-def _character(character: str, escaped: bool, any_case: bool) -> bytes:
-    ways = []
-    for one in sorted({character.lower(), character.upper()} if any_case else {character}):
-        ways.append(re.escape(one.encode("latin-1")))
-        if escaped:
-            digits = "".join(f"[{d}{d.upper()}]" if d.isalpha() else d for d in f"{ord(one):04x}")
-            ways.append(rb"\\u" + digits.encode())
-    if character == "/":
-        ways.append(rb"\\/")
-    return ways[0] if len(ways) == 1 else b"(?:" + b"|".join(ways) + b")"
-
-
-def _authority(base: Base, *, escaped: bool) -> bytes:
-    """The base's authority with what may stand before it, in the forms that `Links` knows."""
-
-    def text(value: bytes) -> bytes:
-        return _spelled(value, escaped=escaped, any_case=True)
-
-    host = text(base.host)
+def _authority(base: Base) -> bytes:
+    """A pattern for the base's authority with what may stand before it, in the forms that `Links` knows."""
+    slashes, host = _SLASH * 2, re.escape(base.host)
     if base.port is not None:
-        scheme = b"(?:" + text(b"http") + text(b"s") + b"?" + text(b":") + b")?"
-        return scheme + text(b"//") + host + text(b":%d" % base.port)
-    default = b":443" if base.scheme == b"https" else b":80"
-    forms = ((b"https://", b":443"), (b"http://", b":80"), (b"//", default))
-    return b"|".join(text(before) + host + b"(?:" + text(port) + b")?" for before, port in forms)
+        return rb"(?:https?:)?%b%b:%d" % (slashes, host, base.port)
+    default = 443 if base.scheme == b"https" else 80
+    forms = ((b"https:", 443), (b"http:", 80), (b"", default))
+    return b"|".join(b"%b%b%b(?::%d)?" % (scheme, slashes, host, port) for scheme, port in forms)
 
 
-def _member(base: Base, *, absolute: bool, escaped: bool) -> bytes:
+def _member(base: Base, *, absolute: bool) -> bytes:
     """A pattern for the key `url` and the part `old` of its value that the caller's address replaces."""
-    slash = _spelled(b"/", escaped=escaped)
-    end = b'(?=["?#]|' + slash + (rb"|\\u00(?:23|3[fF])" if escaped else b"") + b")"
-    path = _spelled(base.path, escaped=escaped)
-    olds = [b"(?P<authority>" + _authority(base, escaped=escaped) + b")" + path + end]
+    path = re.escape(base.path).replace(b"/", _SLASH)
+    olds = [b"(?P<authority>%b)%b%b" % (_authority(base), path, _END)]
     if base.path:
-        olds.append(path + end)
+        olds.append(path + _END)
     if absolute:
-        olds.append(b"(?=" + slash + b"(?!" + slash + b"))")
+        olds.append(b"(?=%b(?!%b))" % (_SLASH, _ANY_SLASH))
     blanks = _BLANK + b"{0,%d}" % _MAX_BLANK
-    key = b'"' + _spelled(b"url", escaped=escaped) + b'"'
-    return key + blanks + b":" + blanks + b'"(?P<old>' + b"|".join(olds) + b")"
+    return b'"url"%b:%b"(?P<old>%b)' % (blanks, blanks, b"|".join(olds))
 
 
 def _owner() -> bytes:
-    """A pattern on reversed text: from before a member back to the name of the element that it belongs to."""
-    text = rb'[^"]*+(?:"(?=\\)[^"]*+)*+'
-    step = rb'[^"{}\[\]]++|"' + text + b'"'
-    members = b"(?:" + step + b")*+"
+    """A pattern on reversed text: from before a member back to the name of the element that it belongs to.
+
+    No two of its ways begin alike, so it never tries one place twice, without the possessive groups that
+    CPython 3.11 matches wrongly up to 3.11.4 (https://github.com/python/cpython/issues/106052).
+    """
+    text = rb'[^"]*+(?:"(?=\\)[^"]*+)*'
+    step = rb'[^"{}\[\]]++|"' + text + rb'"(?!\\)'
+    members = b"(?:" + step + b")*"
     for _ in range(_NESTING):
-        members = b"(?:" + step + rb"|[}\]]" + members + rb"[{\[])*+"
+        members = b"(?:" + step + rb"|[}\]]" + members + rb"[{\[])*"
     blanks = _BLANK + b"*+"
     named = blanks + b":" + blanks + b'"(' + text + rb')"(?=[ \t\r\n,{])'
     return rb"(?!\\)" + members + rb"\{(?:" + members + rb"\[)??" + named
 
 
 _OWNER = re.compile(_owner())
-_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
-_SLASHES_NEXT = re.compile(b"%b(%b)?" % (_spelled(b"/", escaped=True), _spelled(b"/", escaped=True)))
-_OPENING = re.compile(rb'"(?:\\|\Z|u(?:\\|\Z|r(?:\\|\Z|l(?:\Z|"))))')  # of what may become a key `url`
+_SLASHES_NEXT = re.compile(b"%b(%b)?" % (_ANY_SLASH, _ANY_SLASH))
+_OPENING = re.compile(rb'"(?:\Z|u(?:\Z|r(?:\Z|l(?:\Z|"))))')  # of what may become a key `url`

@@ -8,21 +8,24 @@ asking Fumage for identity would bring many times the bytes over the Internet.
 import zlib
 from collections.abc import Iterator
 
+from proxy.rules.headers import Fields
+
 _OURS = frozenset((b"gzip", b"x-gzip", b"identity"))
 
 # What one piece may hold: a kilobyte can inflate to a megabyte.
-_PIECE = 256 * 1024
+_PIECE = 64 * 1024
 
 
 class BrokenCoding(ValueError):
     """The bytes are not what their Content-Encoding says."""
 
 
-def narrow(lines: list[bytes]) -> None:
-    """Narrow each Accept-Encoding in the lines of a request; none is added."""
-    for at in range(0, len(lines), 4):
-        if lines[at].lower() == b"accept-encoding":
-            lines[at + 2] = narrow_accept_encoding(lines[at + 2])
+def narrow(fields: Fields) -> Fields:
+    """The fields of a request with each Accept-Encoding narrowed; none is added."""
+    return [
+        (name, narrow_accept_encoding(value)) if name.lower() == b"accept-encoding" else (name, value)
+        for name, value in fields
+    ]
 
 
 def narrow_accept_encoding(value: bytes) -> bytes:

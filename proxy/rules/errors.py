@@ -18,7 +18,7 @@ class ProxyError(Exception):
     issue: ClassVar[str]  # http://hl7.org/fhir/R4/valueset-issue-type.html
     error: ClassVar[str]  # https://www.iana.org/assignments/http-proxy-status
     culprit: ClassVar[str]
-    advice: ClassVar[str]
+    advice: str
     details: str | None = None  # the `details` parameter of Proxy-Status
     retry_after: float | None = None  # seconds; sent rounded up, as Retry-After
 
@@ -51,7 +51,7 @@ class CallerRefused(ProxyError):
     def __init__(self, message: str, advice: str | None = None):
         super().__init__(message)
         if advice:
-            self.advice = advice  # type: ignore[misc]  # a refusal knows which setting would lift it
+            self.advice = advice  # a refusal knows which setting would lift it
 
 
 class MethodRefused(ProxyError):
@@ -131,11 +131,15 @@ class FumageConnectionLost(FumageError):
     """The connection ended before the answer did; `details` says whether the request may have acted."""
 
     error = "connection_terminated"
-    advice = "With not-sent it is safe to send again; with outcome-unknown look first whether it was done."
 
     def __init__(self, message: str, *, sent: bool):
         super().__init__(message)
         self.details = "outcome-unknown" if sent else "not-sent"
+        self.advice = (
+            "Look whether it was done before you send it again (outcome-unknown)."
+            if sent
+            else "It is safe to send it again (not-sent)."
+        )
 
 
 class FumageNotHTTP(FumageError):
@@ -153,7 +157,10 @@ class FumageUntrusted(FumageError):
 
 class FumageTLS(FumageError):
     issue, error = "security", "tls_protocol_error"
-    advice = "Check that base_url names a TLS port, and that both sides share a TLS version."
+    advice = (
+        "Check that base_url names a TLS port, and that both sides share a TLS version; if Fumage asks for a "
+        "client certificate, set client_cert."
+    )
 
 
 class FumageConnectTimeout(FumageError):

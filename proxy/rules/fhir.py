@@ -7,6 +7,7 @@ only after decoding or cleaning up is `other`.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -44,16 +45,16 @@ NO_ROUTE = Route(OTHER, OTHER, OTHER)
 
 # Shape of the path -> method -> interaction; a method that is not here is `other`.
 # PUT, PATCH and DELETE on a type are the conditional ones (criteria in the query).
-_INTERACTIONS: dict[str, dict[str, str]] = {
-    "base": {"GET": "search", "POST": "batch"},
-    "capabilities": {"GET": "capabilities"},
-    "type": {"GET": "search", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"},
-    "instance": {"GET": "read", "PUT": "update", "PATCH": "patch", "DELETE": "delete"},
-    "version": {"GET": "vread"},
-    "history": {"GET": "history"},
-    "search": {"POST": "search"},  # GET …/_search would be a read of the id `_search`, which cannot exist
-    "compartment": {"GET": "search"},
-    "operation": {"GET": "operation", "POST": "operation"},
+_INTERACTIONS: dict[str, dict[bytes, str]] = {
+    "base": {b"GET": "search", b"POST": "batch"},
+    "capabilities": {b"GET": "capabilities"},
+    "type": {b"GET": "search", b"POST": "create", b"PUT": "update", b"PATCH": "patch", b"DELETE": "delete"},
+    "instance": {b"GET": "read", b"PUT": "update", b"PATCH": "patch", b"DELETE": "delete"},
+    "version": {b"GET": "vread"},
+    "history": {b"GET": "history"},
+    "search": {b"POST": "search"},  # GET …/_search would be a read of the id `_search`, which cannot exist
+    "compartment": {b"GET": "search"},
+    "operation": {b"GET": "operation", b"POST": "operation"},
     "attachment": {},  # not an interaction of FHIR
 }
 
@@ -69,20 +70,31 @@ _WELL_KNOWN = _by_bytes(WELL_KNOWN)
 _PARAMETERS = _by_bytes(PARAMETERS)
 _CHAINABLE = MODIFIERS | RESOURCE_TYPES
 
-# http://hl7.org/fhir/R4/datatypes.html#id, less the two dot segments: a server may resolve those (RFC 3986).
-_is_id = re.compile(rb"(?!\.\.?\Z)[A-Za-z0-9.-]{1,64}").fullmatch
+# http://hl7.org/fhir/R4/datatypes.html#id, less those of dots alone: a server may resolve `.` and `..`
+# (RFC 3986), and Windows drops dots at the end of a name.
+_ID = rb"(?!\.+(?:/|\Z))[A-Za-z0-9.-]{1,64}"
+_is_id = re.compile(_ID).fullmatch
 _is_operation = re.compile(rb"\$[A-Za-z][A-Za-z0-9_-]{0,63}").fullmatch
 
+# Most requests differ from an earlier one in an id alone, so its answer serves them all.
+_names_instance = re.compile(rb"(/?[A-Za-z]++/)%b(?=/|\Z)" % _ID).match
+_KEPT = 1024
+_LONGEST = 256  # bytes of a path whose answer is kept, so that long ones take no memory
 
-def route(method: str | bytes, path: bytes) -> Route:
+
+def route(method: bytes, path: bytes) -> Route:
     """Names the interaction of a request; `path` is relative to the FHIR base, without query.
 
     A leading slash may be missing, as in the `request.url` of a Bundle's entry. Never raises.
     """
-    if isinstance(method, bytes):
-        method = method.decode("latin-1")
-    if method == "HEAD":  # what GET would answer, less the body (RFC 9110 section 9.3.2)
-        method = "GET"
+    if found := _names_instance(path):
+        path = found[1] + b"1" + path[found.end() :]
+    return _known(method, path) if len(path) <= _LONGEST else _read(method, path)
+
+
+def _read(method: bytes, path: bytes) -> Route:
+    if method == b"HEAD":  # what GET would answer, less the body (RFC 9110 section 9.3.2)
+        method = b"GET"
     segments = (path[1:] if path[:1] == b"/" else path).split(b"/", 5)  # no form of FHIR has more than five
     resource = _TYPES.get(segments[0])
     if resource is None:
@@ -101,6 +113,9 @@ def route(method: str | bytes, path: bytes) -> Route:
     if not shape:
         return NO_ROUTE
     return Route(template, resource, _INTERACTIONS[shape].get(method, OTHER))
+
+
+_known = lru_cache(maxsize=_KEPT)(_read)
 
 
 # The three below give the template and the shape of a path, which is empty for no FHIR form.

@@ -5,9 +5,9 @@ import ipaddress
 import re
 
 from proxy.rules.errors import CallerRefused, MalformedRequest, MethodRefused
-from proxy.rules.headers import EXPOSED
+from proxy.rules.headers import EXPOSED, Fields
+from proxy.rules.hosts import DEFAULT_HOSTS
 
-DEFAULT_HOSTS = ("localhost", "127.0.0.1", "::1")
 METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 # RFC 9110 section 7.2 with RFC 3986 section 3.2.2, less user info: a name or IPv4, or IPv6 in brackets.
@@ -129,20 +129,18 @@ def is_preflight(method: bytes, noted: dict[bytes, bytes]) -> bool:
     return method == b"OPTIONS" and b"origin" in noted and b"access-control-request-method" in noted
 
 
-def preflight_lines(noted: dict[bytes, bytes]) -> list[bytes]:
-    """What a preflight's answer says besides `cors_lines`: all methods served, and the fields asked for."""
-    lines = [b"Access-Control-Allow-Methods: ", METHODS, b"\r\n", b"Access-Control-Max-Age: 600\r\n"]
+def preflight_fields(noted: dict[bytes, bytes]) -> Fields:
+    """What a preflight's answer says besides `cors_fields`: all methods served, and the fields asked for."""
+    fields = [(b"Access-Control-Allow-Methods", METHODS), (b"Access-Control-Max-Age", b"600")]
     if asked := noted.get(b"access-control-request-headers"):
-        lines += (b"Access-Control-Allow-Headers: ", asked, b"\r\n")
-    return lines
+        fields.append((b"Access-Control-Allow-Headers", asked))
+    return fields
 
 
-def cors_lines(origin: bytes) -> list[bytes]:
+def cors_fields(origin: bytes) -> Fields:
     """The CORS fields of any answer to an allowed origin."""
     return [
-        b"Access-Control-Allow-Origin: ",
-        origin,
-        b"\r\nAccess-Control-Expose-Headers: ",
-        EXPOSED,
-        b"\r\nVary: Origin\r\n",
+        (b"Access-Control-Allow-Origin", origin),
+        (b"Access-Control-Expose-Headers", EXPOSED),
+        (b"Vary", b"Origin"),
     ]

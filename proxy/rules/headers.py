@@ -1,11 +1,13 @@
 """The header fields of both directions: strip, then add.
 
 A head goes on as parsed parts, never as copied raw bytes. Fields lie as `(name, value)` pairs of bytes, in
-the order, case and number in which they came; what is built is a list of bytes that one join makes a head.
+the order, case and number in which they came, up to the one join that makes them a head.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from operator import itemgetter
+from typing import NamedTuple
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -72,16 +74,21 @@ _NOT_BEGINNING_TRAILERS = (b"x-forwarded-", b"sec-fetch-", b"access-control-", b
 
 _RESPONSE_DROPPED = HOP_BY_HOP | frozenset(
     (
-        b"content-length",
         b"set-cookie",  # a cookie jar shared by all callers would be one more credential
         b"set-cookie2",
         b"x-request-id",  # ours is set: it is the one in the log
     )
 )
-_RESPONSE_NOTED = _RESPONSE_DROPPED | {b"location", b"content-location", b"fumage-correlation-id"}
+_RESPONSE_NOTED = _RESPONSE_DROPPED | {
+    b"content-length",  # stays where it stood, for as long as it is that of what the caller gets
+    b"content-location",
+    b"fumage-correlation-id",
+    b"location",
+}
 
 BROWSER = b"sec-fetch-*"  # noted, under this name, when there is any of the fields that only browsers send
 NOSNIFF = frozenset((b"x-content-type-options",))
+LENGTH = frozenset((b"content-length",))
 
 # True only of the bytes that Fumage sent: a body whose links are rewritten is not described by them.
 OF_THE_BYTES = frozenset((b"accept-ranges", b"content-digest", b"content-md5", b"digest", b"repr-digest"))
@@ -94,14 +101,15 @@ EXPOSED = (
 )
 
 
-def note_request(headers: Fields) -> tuple[list[bytes], dict[bytes, bytes]]:
-    """Read the fields of a request once: the pieces of the lines that go on, and what the stations look at.
+def note_request(headers: Fields) -> tuple[Fields, dict[bytes, bytes]]:
+    """Read the fields of a request once: those that go on, and what the stations look at.
 
     Of fields that came several times, the noted value is their list (RFC 9110 section 5.3).
     """
-    lines: list[bytes] = []
+    kept: Fields = []
     noted: dict[bytes, bytes] = {}
-    for name, value in headers:
+    for field in headers:
+        name, value = field
         lower = name.lower()
         if lower in _NOTED:
             noted[lower] = noted[lower] + b", " + value if lower in noted else value
@@ -111,14 +119,14 @@ def note_request(headers: Fields) -> tuple[list[bytes], dict[bytes, bytes]]:
             if lower.startswith(b"x-forwarded-"):
                 continue
             _note_rare(lower, value, noted)
-        lines += (name, b": ", value, b"\r\n")
+        kept.append(field)
     if noted.get(b"connection", b"close").lower() not in _PLAIN:
-        lines = without(lines, connection_options(noted[b"connection"]) - HOP_BY_HOP - _CONTROL)
+        kept = without(kept, connection_options(noted[b"connection"]) - HOP_BY_HOP - _CONTROL)
     if b"x-request-id" in noted and (not noted[b"x-request-id"] or _is_named(b"x-request-id", noted)):
         # One that does not go on is none: the answer and the log must not show another than Fumage's.
-        lines = without(lines, _REQUEST_ID)
+        kept = without(kept, _REQUEST_ID)
         del noted[b"x-request-id"]
-    return lines, noted
+    return kept, noted
 
 
 def _note_rare(lower: bytes, value: bytes, noted: dict[bytes, bytes]) -> None:
@@ -136,7 +144,7 @@ def _note_rare(lower: bytes, value: bytes, noted: dict[bytes, bytes]) -> None:
 
 _UNDERSCORE = ord("_")  # a number, because `b"_" in …` takes ten times as long
 _BY_PREFIX = (b"x-forwarded-", b"sec-fetch-", b"x-http-method")
-_CONTROL = frozenset((b"close", b""))
+_CONTROL = frozenset((b"close", b"", b"content-length"))  # no names of fields, or not to be taken out
 _PLAIN = frozenset((b"keep-alive", b"close"))  # Connection fields that name no field to be taken out
 _REQUEST_ID = frozenset((b"x-request-id",))
 
@@ -150,13 +158,9 @@ def _is_named(name: bytes, noted: dict[bytes, bytes]) -> bool:
     return b"connection" in noted and name in connection_options(noted[b"connection"])
 
 
-def without(lines: list[bytes], names: AbstractSet[bytes]) -> list[bytes]:
-    """The lines less the fields of these lower-cased names."""
-    kept: list[bytes] = []
-    for at in range(0, len(lines), 4):
-        if lines[at].lower() not in names:
-            kept += lines[at : at + 4]
-    return kept
+def without(fields: Fields, names: AbstractSet[bytes]) -> Fields:
+    """The fields less those of these lower-cased names."""
+    return [field for field in fields if field[0].lower() not in names]
 
 
 def loops(noted: dict[bytes, bytes]) -> bool:
@@ -167,14 +171,25 @@ def loops(noted: dict[bytes, bytes]) -> bool:
     return any(PSEUDONYM in hop.split()[1:2] for hop in via.split(b","))
 
 
-def request_head(
-    method: bytes, target: bytes, host: bytes, lines: list[bytes], added: Iterable[bytes]
-) -> bytes:
+def request_fields(host: bytes, fields: Fields, added: Fields) -> bytes:
+    """The lines of a request's fields: Fumage's authority, the caller's fields, and those added."""
+    return section([(b"Host", host), *fields, *added])
+
+
+def section(fields: Fields) -> bytes:
+    """The lines of the fields, each with its CRLF."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def request_head(method: bytes, path: bytes, target: bytes, fields: bytes, request_id: bytes | None) -> bytes:
     """A request head up to, and without, the Authorization field that `authorized` sets last.
 
-    `host` is Fumage's authority; `added` are pieces of lines, each with its CRLF.
+    `path` is the base URL's own, before the target; `request_id` goes in if it is not among the fields.
     """
-    return b"".join((method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n", *lines, *added))
+    if request_id is None:
+        return b"".join((method, b" ", path, target, b" HTTP/1.1\r\n", fields))
+    own = (b" HTTP/1.1\r\n", fields, b"X-Request-Id: ", request_id, b"\r\n")
+    return b"".join((method, b" ", path, target, *own))
 
 
 def authorized(head: bytes, authorization: bytes) -> bytes:
@@ -182,32 +197,71 @@ def authorized(head: bytes, authorization: bytes) -> bytes:
     return b"".join((head, b"Authorization: ", authorization, b"\r\n\r\n"))
 
 
-def note_response(headers: Fields) -> tuple[list[bytes], dict[bytes, bytes]]:
-    """Like `note_request`, for an answer: the pieces of the lines that go on, and the noted fields.
+def response_head(status: int, reason: bytes, fields: Fields) -> bytes:
+    """The head of an answer, whole."""
+    return b"\r\n".join((b"HTTP/1.1 %d %b" % (status, reason), *map(b": ".join, fields), b"", b""))
 
-    Location and Content-Location stand in the lines as they came: what links make of them is the exchange's.
+
+def note_response(headers: Fields) -> tuple[Fields, dict[bytes, bytes]]:
+    """Like `note_request`, for an answer: the fields that go on, and the noted ones.
+
+    Location and Content-Location go on as they came: what links make of them is the exchange's.
     """
-    lines: list[bytes] = []
+    # A server sends the same fields in one order again and again, so what becomes of them is decided once
+    # for a sequence of names. Values decide only where Connection names a field, and where one comes twice.
+    if len(headers) > 1:
+        names, values = zip(*headers, strict=True)
+        plan = _PLANS.get(names)
+        if plan is None and len(_PLANS) < _MOST_PLANS and sum(map(len, names)) < _LONGEST_PLAN:
+            plan = _PLANS[names] = _Plan.of(names)
+        if plan is not None and plan.holds:
+            noted = dict(zip(plan.noted, plan.values(values), strict=True))
+            if noted.get(b"connection", b"close").lower() in _PLAIN:
+                return list(plan.kept(headers)), noted
+    return _note_each(headers)
+
+
+class _Plan(NamedTuple):
+    """What becomes of the fields of an answer that have these names; `holds` if the names alone say it."""
+
+    holds: bool
+    noted: tuple[bytes, ...]
+    values: Callable[[Sequence[bytes]], tuple[bytes, ...]]  # those of the noted fields, of all values
+    kept: Callable[[Fields], tuple[tuple[bytes, bytes], ...]]
+
+    @classmethod
+    def of(cls, names: Sequence[bytes]) -> "_Plan":
+        lower = [name.lower() for name in names]
+        noted = [at for at, name in enumerate(lower) if name in _RESPONSE_NOTED]
+        kept = [at for at, name in enumerate(lower) if name not in _RESPONSE_DROPPED]
+        unique = tuple(dict.fromkeys(lower[at] for at in noted))
+        holds = len(unique) == len(noted) > 1 and len(kept) > 1  # of one, itemgetter makes no tuple
+        return cls(holds, unique, itemgetter(*noted or (0,)), itemgetter(*kept or (0,)))
+
+
+_MOST_PLANS, _LONGEST_PLAN = 256, 4096  # names are the server's choice: together, and bytes of one
+_PLANS: dict[tuple[bytes, ...], _Plan] = {}
+
+
+def _note_each(headers: Fields) -> tuple[Fields, dict[bytes, bytes]]:
+    kept: Fields = []
     noted: dict[bytes, bytes] = {}
-    for name, value in headers:
-        lower = name.lower()
+    for field in headers:
+        lower = field[0].lower()
         if lower in _RESPONSE_NOTED:
+            value = field[1]
             noted[lower] = noted[lower] + b", " + value if lower in noted else value
             if lower in _RESPONSE_DROPPED:
                 continue
-        lines += (name, b": ", value, b"\r\n")
+        kept.append(field)
     if noted.get(b"connection", b"close").lower() not in _PLAIN:
-        lines = without(lines, connection_options(noted[b"connection"]) - HOP_BY_HOP - _CONTROL)
-    return lines, noted
+        kept = without(kept, connection_options(noted[b"connection"]) - HOP_BY_HOP - _CONTROL)
+    return kept, noted
 
 
-def without_cors(lines: list[bytes]) -> list[bytes]:
-    """The lines less what Fumage says of CORS: for an allowed origin the proxy answers that itself."""
-    kept: list[bytes] = []
-    for at in range(0, len(lines), 4):
-        if not lines[at].lower().startswith(b"access-control-"):
-            kept += lines[at : at + 4]
-    return kept
+def without_cors(fields: Fields) -> Fields:
+    """The fields less what Fumage says of CORS: for an allowed origin the proxy answers that itself."""
+    return [field for field in fields if not field[0].lower().startswith(b"access-control-")]
 
 
 def trailer_lines(
@@ -222,9 +276,7 @@ def trailer_lines(
     dropped = _NOT_IN_TRAILERS | besides
     if connection is not None:
         dropped |= connection_options(connection)
-    return b"".join(
-        b"%b: %b\r\n" % (name, value) for name, value in trailers if _may_trail(name.lower(), dropped)
-    )
+    return section([field for field in trailers if _may_trail(field[0].lower(), dropped)])
 
 
 def _may_trail(lower: bytes, dropped: AbstractSet[bytes]) -> bool:
@@ -232,10 +284,10 @@ def _may_trail(lower: bytes, dropped: AbstractSet[bytes]) -> bool:
     return dropped.isdisjoint((lower, dashed)) and not dashed.startswith(_NOT_BEGINNING_TRAILERS)
 
 
-def values_of(lines: list[bytes], names: AbstractSet[bytes]) -> dict[bytes, bytes]:
+def values_of(fields: Fields, names: AbstractSet[bytes]) -> dict[bytes, bytes]:
     """The fields of these lower-cased names; of one that came several times, the list."""
     found: dict[bytes, bytes] = {}
-    for at in range(0, len(lines), 4):
-        if (lower := lines[at].lower()) in names:
-            found[lower] = found[lower] + b", " + lines[at + 2] if lower in found else lines[at + 2]
+    for name, value in fields:
+        if (lower := name.lower()) in names:
+            found[lower] = found[lower] + b", " + value if lower in found else value
     return found

@@ -5,6 +5,7 @@ import math
 
 from proxy.rules.errors import ProxyError
 from proxy.rules.guard import METHODS
+from proxy.rules.headers import Fields
 
 # The reason phrases of the proxy's own answers.
 REASONS = {
@@ -40,14 +41,18 @@ def outcome(error: ProxyError, request_id: str) -> bytes:
     return json.dumps({"resourceType": "OperationOutcome", "issue": [issue]}).encode()
 
 
-def outcome_lines(error: ProxyError) -> list[bytes]:
-    """The fields of that answer that speak of the error; pieces of lines."""
-    status = f"Proxy-Status: fumage-proxy; error={error.error}"
+def outcome_fields(error: ProxyError) -> Fields:
+    """The fields of that answer that speak of the error."""
+    status = f"fumage-proxy; error={error.error}"
     if error.details is not None:
         status += f'; details="{error.details}"'
-    lines = [status.encode(), b"\r\nContent-Type: application/fhir+json\r\nCache-Control: no-store\r\n"]
+    fields = [
+        (b"Proxy-Status", status.encode()),
+        (b"Content-Type", b"application/fhir+json"),
+        (b"Cache-Control", b"no-store"),
+    ]
     if error.retry_after is not None:
-        lines.append(b"Retry-After: %d\r\n" % max(1, math.ceil(error.retry_after)))
+        fields.append((b"Retry-After", b"%d" % max(1, math.ceil(error.retry_after))))
     if error.status == 405:
-        lines += (b"Allow: ", METHODS, b"\r\n")
-    return lines
+        fields.append((b"Allow", METHODS))
+    return fields

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from proxy.rules.allow_words import read_words
-from proxy.rules.guard import DEFAULT_HOSTS
-from proxy.settings import values
+from proxy.rules.hosts import DEFAULT_HOSTS
+from proxy.settings import numbers, values
 from proxy.settings.values import MASK, URL, Address
 
 PREFIX = "FUMAGE_PROXY_"
@@ -27,13 +27,19 @@ class Kind(Generic[T_co]):
     """What values of a key look like.
 
     `parse` raises ValueError with a complaint that fits behind "name: ". `show` is its reverse. `native` are
-    the types that TOML may give besides a string.
+    the types that TOML may give besides a string. `empty_counts`: an empty value is parsed like any other,
+    in place of being taken for none.
     """
 
     parse: Callable[[str], T_co]
     form: str
     show: Callable[[Any], str] = str
     native: tuple[type, ...] = ()
+    empty_counts: bool = False
+
+    @property
+    def is_url(self) -> bool:
+        return self.form.endswith("URL")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,10 @@ def _choice(*words: W) -> Kind[W]:
 
 
 def _permissions(text: str) -> str:
+    if not text.replace(",", " ").strip():
+        raise ValueError(
+            "names no permission; leave it out to permit everything (*.cruds), or name some: Patient.rs"
+        )
     read_words(text)
     return text
 
@@ -71,14 +81,15 @@ _FILE = Kind(Path, "FILE")
 _BASE = Kind(values.base, "URL")
 _ENDPOINT = Kind(values.endpoint, "URL")
 _BOOLEAN = Kind(values.boolean, "true|false", show=lambda value: str(value).lower(), native=(bool,))
-_DURATION = Kind(values.duration, "DURATION", values.show_duration, (int, float))
-_DURATION_OR_ZERO = replace(_DURATION, parse=partial(values.duration, zero=True))
-_SIZE = Kind(values.size, "SIZE", values.show_size, (int,))
-_HEAD_SIZE = replace(_SIZE, parse=partial(values.size, least=1024))
-_COUNT = Kind(values.count, "NUMBER", native=(int,))
+_DURATION = Kind(numbers.duration, "DURATION", numbers.show_duration, (int, float))
+_DURATION_OR_ZERO = replace(_DURATION, parse=partial(numbers.duration, zero=True))
+_SIZE = Kind(numbers.size, "SIZE", numbers.show_size, (int,))
+_HEAD_SIZE = replace(_SIZE, parse=partial(numbers.size, least=1024))
+_COUNT = Kind(numbers.count, "NUMBER", native=(int,))
 _HOSTS = Kind(values.allowed_hosts, "HOST,...", _joined, (list,))
 _ORIGINS = Kind(values.allowed_origins, "ORIGIN,...", _joined, (list,))
-_PERMISSIONS = Kind(_permissions, "WORD ...", native=(list,))
+# Who meant to permit nothing must not get everything, which is the default.
+_PERMISSIONS = Kind(_permissions, "WORD ...", native=(list,), empty_counts=True)
 _LINKS = Kind(values.links, "off|location|bundle|all[,absolute]", native=(list,))
 _ADDRESSES = Kind(values.addresses, "ADDRESS,...", _joined, (list,))
 _ADDRESSES_OR_OFF = Kind(

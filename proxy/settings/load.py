@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from proxy.settings import values
+from proxy.settings.files import read_file
 from proxy.settings.keys import KEYS, REQUIRED, Key, Settings
 from proxy.settings.sources import Given, Level, read
 from proxy.settings.values import TCP, Address
@@ -17,9 +18,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")  # what os.environ has in place of such bytes (PEP 383)
 _DERIVED = "derived from base_url"
 _SECRETS = tuple(key.name for key in KEYS.values() if key.secret)
+_MOST = 64 * 1024  # bytes of a secret's file
 
 Values = Mapping[str, Any]
 Choice = Mapping[str, Given | None]
+# Names of keys, and what yields what is wrong with them. It runs when they are right by themselves, and is
+# told all values that are, and who chose which.
+Rule = tuple[tuple[str, ...], Callable[[Values, Choice], Iterator[str]]]
 
 
 class SettingsError(Exception):
@@ -32,14 +37,21 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """`sources` says for each key where its value came from; "default" also for what is not set."""
+    """`sources` says for each key where its value came from; "default" also for what is not set.
+
+    `files` are those that were read, or looked for.
+    """
 
     settings: Settings
     sources: Mapping[str, str]
+    files: tuple[Path, ...]
 
 
-def load(args: Namespace, environ: Mapping[str, str], *, cwd: Path) -> Loaded:
-    """The settings of this process. Raises SettingsError with all problems; changes neither argument."""
+def load(args: Namespace, environ: Mapping[str, str], *, cwd: Path, rules: Sequence[Rule] = ()) -> Loaded:
+    """The settings of this process. Raises SettingsError with all problems; changes neither argument.
+
+    `rules` are further ones, for what settings lead to outside of them.
+    """
     found = read(args, environ, cwd)
     problems = [*found.broken, *found.unknown]
     chosen = {name: _strongest(name, found.levels) for name in KEYS}
@@ -59,12 +71,13 @@ def load(args: Namespace, environ: Mapping[str, str], *, cwd: Path) -> Loaded:
 
     sources = {name: given.source if given else "default" for name, given in chosen.items()}
     problems += _derive_token_url(checked, sources, chosen)
-    for needs, rule in _RULES:
+    for needs, rule in (*_RULES, *rules):
         if all(name in checked for name in needs):
             problems += rule(checked, chosen)
     if problems:
         raise SettingsError(problems)
-    return Loaded(Settings(**checked), MappingProxyType(sources))
+    files = (*found.files, *(checked[f"{name}_file"] for name in _SECRETS))
+    return Loaded(Settings(**checked), MappingProxyType(sources), tuple(filter(None, files)))
 
 
 def load_admin_listen(args: Namespace, environ: Mapping[str, str], *, cwd: Path) -> tuple[Address, ...]:
@@ -84,11 +97,12 @@ def load_admin_listen(args: Namespace, environ: Mapping[str, str], *, cwd: Path)
 def read_secret(path: Path) -> str:
     """The secret in the file, less one line end. Raises ValueError when unreadable, empty or unusable."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        data = read_file(path, _MOST)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
     try:
-        secret = _without_line_end(data.decode())
+        # Windows editors begin files with a byte order mark, which nobody sees.
+        secret = _without_line_end(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
     if not secret.strip():
@@ -106,7 +120,10 @@ def _without_line_end(text: str) -> str:
 
 
 def _strongest(name: str, levels: Sequence[Level]) -> Given | None:
-    return next((level[name] for level in levels if name in level and not level[name].empty), None)
+    counts = KEYS[name].kind.empty_counts
+    return next(
+        (level[name] for level in levels if name in level and (counts or not level[name].empty)), None
+    )
 
 
 def _secret(name: str, levels: Sequence[Level], cwd: Path) -> tuple[Given | None, Given | None]:
@@ -154,7 +171,7 @@ def _text(key: Key, given: Given) -> str:
         raise ValueError(f"{given.culprit}: holds a line end or another control character")
     if _NOT_UTF8.search(text):
         raise ValueError(f"{given.culprit}: is not UTF-8")
-    if given.on_command_line and values.has_password(text):
+    if given.on_command_line and values.has_password(text, is_url=key.kind.is_url):
         raise ValueError(
             f"{given.culprit}: the URL carries a password, and a process list shows flags; "
             f"set {key.environment} (environment or .env file) instead"
@@ -189,7 +206,7 @@ def _derive_token_url(checked: dict[str, Any], sources: dict[str, str], chosen: 
         checked["token_url"] = values.emr_token_url(checked["base_url"])
     except ValueError as error:
         advice = f"set token_url ({KEYS['token_url'].environment}) if the host is right"
-        yield f"{_culprit('base_url', chosen)}: {error}; {advice}"
+        yield f"{culprit('base_url', chosen)}: {error}; {advice}"
     else:
         sources["token_url"] = _DERIVED
 
@@ -201,7 +218,7 @@ def _reachable(checked: Values, chosen: Choice) -> Iterator[str]:
         if isinstance(address, TCP) and not values.is_loopback(address.host):
             advice = f"listen on 127.0.0.1 or [::1], or set {KEYS['unsafe_listen'].environment}=true"
             yield (
-                f"{_culprit('listen', chosen)}: {address} can be reached from other hosts, and whoever "
+                f"{culprit('listen', chosen)}: {address} can be reached from other hosts, and whoever "
                 f"reaches it acts with this proxy's credentials; {advice} if other means keep strangers out"
             )
 
@@ -209,44 +226,29 @@ def _reachable(checked: Values, chosen: Choice) -> Iterator[str]:
 def _disjoint(checked: Values, chosen: Choice) -> Iterator[str]:
     for address in checked["admin_listen"]:
         if values.clashes(address, checked["listen"]):
-            yield f"{_culprit('admin_listen', chosen)}: {address} is in listen too"
+            yield f"{culprit('admin_listen', chosen)}: {address} is in listen too"
 
 
 def _sealed(checked: Values, chosen: Choice) -> Iterator[str]:
     if checked["token_store"] != values.MEMORY and not checked["token_store_key"]:
         advice = f"set {KEYS['token_store_key'].environment} or {KEYS['token_store_key_file'].environment}"
-        yield f"{_culprit('token_store', chosen)}: tokens lie encrypted in a shared store; {advice}"
+        yield f"{culprit('token_store', chosen)}: tokens lie encrypted in a shared store; {advice}"
 
 
 def _certificate(checked: Values, chosen: Choice) -> Iterator[str]:
     if checked["client_key"] and not checked["client_cert"]:
-        yield f"{_culprit('client_key', chosen)}: is of no use without client_cert"
+        yield f"{culprit('client_key', chosen)}: is of no use without client_cert"
 
 
-def _readable(name: str) -> Callable[[Values, Choice], Iterator[str]]:
-    def rule(checked: Values, chosen: Choice) -> Iterator[str]:
-        path: Path | None = checked[name]
-        try:
-            if path is not None:
-                path.open("rb").close()
-        except OSError as error:
-            yield f"{_culprit(name, chosen)}: {path} cannot be read: {error.strerror}"
-
-    return rule
-
-
-def _culprit(name: str, chosen: Choice) -> str:
+def culprit(name: str, chosen: Choice) -> str:
+    """What has to be changed for another value of the key."""
     given = chosen[name]
     return given.culprit if given else name
 
 
-# Each rule runs when the keys that it looks at are right by themselves.
-_RULES = (
+_RULES: tuple[Rule, ...] = (
     (("listen", "unsafe_listen"), _reachable),
     (("listen", "admin_listen"), _disjoint),
     (("client_cert", "client_key"), _certificate),
     (("token_store", "token_store_key"), _sealed),
-    (("ca_file",), _readable("ca_file")),
-    (("client_cert",), _readable("client_cert")),
-    (("client_key",), _readable("client_key")),
 )

@@ -1,7 +1,12 @@
 """Settings for people: what `fumage-proxy config` prints and the table in the README."""
 
+from collections.abc import Collection
+
 from proxy.settings.keys import KEYS, Key
 from proxy.settings.load import Loaded
+from proxy.settings.values import MASK
+
+_IDS = ("patient",)  # no secret, but nothing for a log
 
 
 def describe(loaded: Loaded) -> str:
@@ -10,9 +15,36 @@ def describe(loaded: Loaded) -> str:
 
 
 def _line(key: Key, loaded: Loaded) -> str:
-    value = getattr(loaded.settings, key.name)
-    text = "" if value is None else key.kind.show(value)
+    text = _text(key, loaded)
     return f"{key.name} = {text}  ({loaded.sources[key.name] if text else 'not set'})"
+
+
+def _text(key: Key, loaded: Loaded) -> str:
+    value = getattr(loaded.settings, key.name)
+    return "" if value is None else key.kind.show(value)
+
+
+def told(loaded: Loaded, names: Collection[str]) -> str:
+    """The keys of these names on a line for the log, with their sources; masked are ids of patients, too."""
+    return "; ".join(
+        f"{key.name} = {MASK if key.name in _IDS else _text(key, loaded)} ({loaded.sources[key.name]})"
+        for key in KEYS.values()
+        if key.name in names
+    )
+
+
+def given(loaded: Loaded) -> str:
+    """What somebody set, or follows from it, on one line; see `told`."""
+    return told(loaded, [name for name, source in loaded.sources.items() if source != "default"])
+
+
+def defaults(loaded: Loaded) -> str:
+    """What nobody set, and what holds therefore, on one line."""
+    return "; ".join(
+        f"{key.name} = {text}"
+        for key in KEYS.values()
+        if loaded.sources[key.name] == "default" and (text := _text(key, loaded))
+    )
 
 
 def markdown_table() -> str:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proxy.settings.files import read_file
 from proxy.settings.keys import KEYS, PREFIX, Key
 
 _CONFIG = PREFIX + "CONFIG"
+_MOST = 2**20  # bytes of a .env or TOML file
 _BY_VARIABLE = {key.environment: key for key in KEYS.values()}
 
 # Kubernetes describes each service of a namespace in every pod's environment, and one may well be called
@@ -41,11 +43,15 @@ Level = Mapping[str, Given]
 
 @dataclass(frozen=True)
 class Found:
-    """Levels by key name, the strongest first; `broken` and `unknown` are problems of files and of names."""
+    """Levels by key name, the strongest first; `broken` and `unknown` are problems of files and of names.
+
+    `files` are those that were looked for.
+    """
 
     levels: tuple[Level, ...]
     broken: list[str]
     unknown: list[str]
+    files: tuple[Path, ...]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -99,7 +105,9 @@ def read(args: Namespace, environ: Mapping[str, str], cwd: Path) -> Found:
         *(f"{env_source}, {problem}" for problem in _unknown_variables(dotenv)),
         *(f"TOML file {config}, {problem}" for problem in _unknown_keys(toml)),
     ]
-    return Found(levels, problems, unknown)
+    return Found(
+        levels, problems, unknown, tuple(cwd / name for name in (env_file or ".env", config) if name)
+    )
 
 
 def _config(
@@ -143,9 +151,8 @@ def _unknown_variables(variables: Mapping[str, str]) -> Iterator[str]:
         # The value counts for one form alone: …_PORT=tcp://10.0.0.1:80.
         if _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK.fullmatch(f"{name}={value}"):
             continue
-        near = _nearest(name.removeprefix(PREFIX), "config")
-        meant = _CONFIG if near == "config" else near and KEYS[near].environment
-        yield f"{name} is not a setting" + _advice(meant)
+        near = _nearest(name.removeprefix(PREFIX), {"config": _CONFIG})
+        yield f"{name} is not a setting" + _advice(KEYS[near].environment if near in KEYS else near)
 
 
 def _unknown_keys(toml: Mapping[str, object]) -> Iterator[str]:
@@ -153,17 +160,36 @@ def _unknown_keys(toml: Mapping[str, object]) -> Iterator[str]:
         if isinstance(value, dict):
             yield f"[{name}] is a table, and settings stand at the top of the file, before any table"
         elif name not in KEYS:
-            yield f"{name} is not a setting" + _advice(_nearest(name))
+            yield f"{name} is not a setting" + _advice(_nearest(name, {"config": "--config"}))
 
 
-def _nearest(name: str, *more: str) -> str | None:
-    # By key name, also where the variable is called otherwise: FUMAGE_PROXY_BASE_URL means FUMAGE_BASE_URL.
+# What others call it, and what is none of the keys.
+_ALSO_CALLED = {
+    "env_file": "--env-file",
+    "dotenv": "--env-file",
+    "port": "listen",
+    "host": "listen",
+    "bind": "listen",
+    "address": "listen",
+    "upstream": "base_url",
+    "redis": "token_store",
+    "debug": "log_level",
+    "verbose": "log_level",
+}
+
+
+def _nearest(name: str, more: Mapping[str, str]) -> str | None:
+    """The key, or what `more` says, whose name comes nearest; None if nothing comes near.
+
+    By key name, also where the variable is called otherwise: FUMAGE_PROXY_BASE_URL means FUMAGE_BASE_URL.
+    """
     from difflib import get_close_matches  # needed after a mistake alone
 
     name = name.lower().replace("-", "_")
-    names = {**{key.environment.lower(): key.name for key in KEYS.values()}, **dict.fromkeys(more)}
-    names |= {each: each for each in (*KEYS, *more)}
-    close = get_close_matches(name, names, n=1)
+    known = {each: each for each in KEYS} | _ALSO_CALLED | dict(more)
+    names = {key.environment.lower(): key.name for key in KEYS.values()} | known
+    akin = [each for each in known if set(name.split("_")) & set(each.split("_"))]
+    close = get_close_matches(name, names, n=1) or get_close_matches(name, akin, n=1, cutoff=0)
     return names[close[0]] if close else None
 
 
@@ -175,10 +201,7 @@ def _advice(name: str | None) -> str:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
+    data = read_file(path, _MOST)
     try:
         return data.decode("utf-8-sig")  # Windows editors begin files with a byte order mark
     except UnicodeDecodeError as error:
@@ -199,8 +222,9 @@ def _toml(path: Path) -> dict[str, object]:
 def _dotenv(cwd: Path, env_file: str | None) -> tuple[dict[str, str], list[str]]:
     # The variables, and of what went wrong the text behind the file's name.
     path = cwd / (".env" if env_file is None else env_file)
-    # Nothing here is no mistake, and neither is a directory: some call their virtualenv .env.
-    if env_file is None and (not os.path.exists(path) or path.is_dir()):
+    # Nothing here is no mistake, and neither is a virtualenv: some call it .env. Any other directory is one:
+    # Docker makes it where the file that is to be mounted is missing.
+    if env_file is None and (not os.path.lexists(path) or (path / "pyvenv.cfg").is_file()):
         return {}, []
     # The parser below dotenv_values(interpolate=False): that one only logs a line that it cannot read, and
     # a setting that is lost without an error is what this file exists to prevent.

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from proxy.rules.guard import DEFAULT_HOSTS
+from proxy.rules.hosts import DEFAULT_HOSTS
 
 W = TypeVar("W", bound=str)
 
@@ -25,18 +25,29 @@ _SOCKET_PATH_MAX = 107 if sys.platform == "linux" else 103
 _PASSWORD = re.compile(
     r"(//(?!\[[0-9A-Fa-f:.]*\](?::[0-9]*)?(?:[/?#]|$))[^/?#@:]*:)(?![0-9]{1,5}(?:[/?#]|$)).*@", re.DOTALL
 )
+# Other programs have a password there, too. Up to the end, not the next &, for the same reason.
+_PASSWORD_PARAMETER = re.compile(
+    r"([?&](?:[\w.-]*[_.-])?(?:pass|password|passwd|passphrase|pwd|secret)=).*",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def mask_url(url: str) -> str:
-    """The URL with its password, if it has one, replaced; also for `user:password@host` without a scheme."""
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|//|unix:", url):
+    """The URL with its passwords, if it has any, replaced; also for `user:password@host` without a scheme."""
+    if _lacks_scheme(url):
         return mask_url("//" + url)[2:]
-    return _PASSWORD.sub(rf"\1{MASK}@", url)
+    return _PASSWORD_PARAMETER.sub(rf"\1{MASK}", _PASSWORD.sub(rf"\1{MASK}@", url))
 
 
-def has_password(text: str) -> bool:
-    """Whether a URL with a password stands in the text."""
-    return _PASSWORD.search(text) is not None
+def has_password(text: str, *, is_url: bool) -> bool:
+    """Whether a URL with a password stands in the text; `is_url`: the text is one, maybe without a scheme."""
+    if is_url and _lacks_scheme(text):
+        text = "//" + text
+    return any(pattern.search(text) for pattern in (_PASSWORD, _PASSWORD_PARAMETER))
+
+
+def _lacks_scheme(url: str) -> bool:
+    return not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|//|unix:", url)
 
 
 def quote(text: str) -> str:
@@ -49,7 +60,7 @@ def quote(text: str) -> str:
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # with _: names of containers have it
 _NAME = re.compile(rf"(?=.{{1,254}}$){_LABEL}(?:\.{_LABEL})*\.?")
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@]*))(?::([0-9]{1,5}))?")
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@]*))(?::([0-9]+))?")
 
 
 def canonical_host(host: str) -> str:
@@ -88,7 +99,7 @@ def _host_and_port(authority: str) -> tuple[str, int | None]:
     if in_brackets is not None and ":" not in in_brackets:
         raise ValueError("has brackets around something else than an IPv6 address")
     host = canonical_host(in_brackets or plain) if in_brackets or plain else ""
-    if port is not None and int(port) > 65535:
+    if port is not None and (len(port) > 5 or int(port) > 65535):
         raise ValueError("has a port over 65535")
     return host, None if port is None else int(port)
 
@@ -213,6 +224,9 @@ def _address(text: str) -> Address:
         raise ValueError(f"{quote(text)} {error}") from None
     if port is None:
         raise ValueError(f"{quote(text)} has no port; write host:port, [::1]:port, :port or unix:/path")
+    if ":" in host and (mapped := ipaddress.IPv6Address(host).ipv4_mapped):
+        # Sockets for IPv6 take IPv6 alone (IPV6_V6ONLY), so that both families can have the same port.
+        raise ValueError(f"{quote(text)} is an IPv4 address written as IPv6; write {mapped}:{port}")
     return TCP(host, port)
 
 
@@ -249,7 +263,7 @@ def addresses_or_off(text: str) -> tuple[Address, ...]:
     return () if text.lower() == "off" else addresses(text)
 
 
-# Lists, words, numbers
+# Lists and words
 
 
 def _items(text: str, comma: str = ",") -> list[str]:
@@ -266,6 +280,9 @@ def allowed_hosts(text: str) -> tuple[str, ...]:
 
 def _allowed_host(text: str) -> str:
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    address, zone, _ = bare.partition("%")
+    if zone:
+        raise ValueError(f"{quote(text)} has a zone, and no Host with one is accepted; write {address}")
     try:
         return canonical_host(bare)
     except ValueError:
@@ -340,57 +357,3 @@ def boolean(text: str) -> bool:
     if text.lower() not in _TRUE + _FALSE:
         raise ValueError(f"{quote(text)} is neither true nor false")
     return text.lower() in _TRUE
-
-
-_MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, None: 1000}
-_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(ms|s|m|h)?")
-
-
-def duration(text: str, *, zero: bool = False) -> float:
-    """Seconds of `250ms`, `10s`, `5m`, `1h` or a number of seconds; 0 only where it makes sense."""
-    found = _DURATION.fullmatch(text)
-    if not found:
-        raise ValueError(f"{quote(text)} is not a duration; write 250ms, 10s, 5m or a number of seconds")
-    seconds = float(found[1]) * _MILLISECONDS[found[2]] / 1000
-    if seconds == 0 and not zero:
-        raise ValueError("must be more than 0")
-    return seconds
-
-
-def show_duration(seconds: float) -> str:
-    """The duration in a form that `duration` reads back."""
-    if seconds >= 120 and seconds % 60 == 0:
-        return f"{seconds / 60:.0f}m"
-    if seconds == 0 or seconds >= 1:
-        return f"{seconds:.12g}s"
-    return f"{seconds * 1000:.12f}".rstrip("0").rstrip(".") + "ms"
-
-
-_UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
-_SIZE = re.compile(r"([0-9]{1,15})(KiB|MiB|GiB)?")
-
-
-def size(text: str, *, least: int = 0) -> int:
-    """Bytes of `64KiB`, `4MiB`, `1GiB` or a number of bytes."""
-    found = _SIZE.fullmatch(text)
-    if not found:
-        raise ValueError(f"{quote(text)} is not a size; write 64KiB, 4MiB or a number of bytes")
-    bytes_ = int(found[1]) * _UNITS.get(found[2], 1)
-    if bytes_ < least:
-        raise ValueError(f"must be at least {show_size(least)}")
-    return bytes_
-
-
-def show_size(bytes_: int) -> str:
-    """The size in a form that `size` reads back."""
-    for unit, factor in _UNITS.items():
-        if bytes_ and bytes_ % factor == 0:
-            return f"{bytes_ // factor}{unit}"
-    return str(bytes_)
-
-
-def count(text: str) -> int:
-    """A whole number from 1."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise ValueError(f"{quote(text)} is not a whole number from 1")
-    return int(text)

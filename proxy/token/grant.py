@@ -30,7 +30,6 @@ Outcome = Literal["ok", "refused", "unusable", "unreachable", "timeout"]
 # they may hold URLs with passwords.
 _UNREACHABLE: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientConnectorDNSError, "could not be found: its host name does not resolve"),
-    (aiohttp.ClientConnectorSSLError, "could not be reached: the TLS handshake failed"),
     (aiohttp.ClientConnectorError, "could not be reached"),
     (aiohttp.ServerDisconnectedError, "closed the connection without an answer"),
     (Exception, "could not be reached: the connection was lost"),
@@ -173,6 +172,10 @@ class ClientCredentials:
             return unusable("answered with something that is not HTTP"), "unusable"
         if isinstance(exc, aiohttp.ClientPayloadError):
             return unusable("broke off its answer"), "unusable"
+        if tls := _tls_error(exc):
+            # Its errno would be a library's number, which reads as EPERM.
+            hint = "; it wants a client certificate: set client_cert" if "CERTIFICATE" in tls else ""
+            return unusable(f"could not be reached: the TLS handshake failed ({tls}{hint})"), "unreachable"
         what = next(text for kind, text in _UNREACHABLE if isinstance(exc, kind))
         return unusable(what + _errno(exc)), "unreachable"
 
@@ -196,6 +199,13 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
 
 def _egress_refused(status: int) -> EgressProxyFailed:
     return EgressProxyFailed(f"The egress proxy refused the way to the EMR's token endpoint: {status}.")
+
+
+def _tls_error(exc: BaseException | None) -> str | None:
+    """OpenSSL's word for what is behind the exception, if that was TLS."""
+    while isinstance(exc, aiohttp.ClientError):  # some of which are SSLErrors too, without a reason
+        exc = exc.__cause__
+    return exc.reason or "TLS error" if isinstance(exc, ssl.SSLError) else None
 
 
 def _errno(exc: Exception) -> str:

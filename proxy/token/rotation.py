@@ -33,7 +33,7 @@ class Rotation:
         on_event: Callable[[Event, str | None], None] = lambda event, why: None,
     ):
         self._source = source
-        self._secret = secret
+        self.secret = secret
         self._read = read
         self._make_grant = make_grant
         self._clock = clock
@@ -54,7 +54,7 @@ class Rotation:
             except ValueError as error:
                 self._failed(str(error), str(error))
                 continue
-            if secret == self._secret:
+            if secret == self.secret:
                 self._reported = None
             else:
                 await self._try(secret)
@@ -66,7 +66,7 @@ class Rotation:
             return
         failure = await self._source.adopt(self._make_grant(secret))
         if failure is None:
-            self._secret, self._candidate, self._reported = secret, None, None
+            self.secret, self._candidate, self._reported = secret, None, None
             self._on_event("rotated", None)
         else:
             # Tried again later, refused or not: secrets are often written before the EMR knows them.

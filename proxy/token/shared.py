@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Literal
 
 from proxy.clock import Clock
@@ -19,11 +19,22 @@ from proxy.token.store import RedisStore, StoreError
 
 LEASE = 3.0  # s: what a replica that dies while it fetches costs the others
 RENEWAL = 1.0  # s
-NAP, LONGEST_NAP = 0.05, 0.25  # s between two looks while another fetches, doubling
+NAP, LONGEST_NAP = 0.05, 0.5  # s between two looks while another fetches, doubling
 
-# hit: the store's token was taken; fetched: this replica's token was published; waited: another held the
-# lease; fallback: fetched without the store, for this reason; unreadable: not sealed with our key for us.
-StoreEvent = Literal["hit", "fetched", "waited", "fallback", "unreadable"]
+# Of each token that is had, one of: hit, the store's was taken; fetched, this replica's was published;
+# fallback, the EMR is asked without the store, or the token could not be published, for this reason. And:
+# waited, another held the lease; unreadable, not sealed with our keys for us.
+StoreEvent = Literal["hit", "fetched", "fallback", "waited", "unreadable"]
+
+_SLOW = (
+    "The replica that is to fetch the token takes too long.",
+    "Look at that replica's log, or at the EMR: it is slow or down.",
+)
+_LAPSED = ("The lease ran out before the token was there.", f"This process stood still for over {LEASE:g} s.")
+_UNREADABLE = (
+    "A token in the store was not sealed with our keys for us.",
+    "It is not used. If it comes back: who else writes to fumage-proxy:* there?",
+)
 
 
 class SharedGrant:
@@ -43,7 +54,7 @@ class SharedGrant:
         refresh_margin: float,
         patience: float,
         clock: Clock,
-        observe: Callable[[StoreEvent, str | None], None] = lambda event, why: None,
+        observe: Callable[[StoreEvent, StoreError | None], None] = lambda event, why: None,
     ):
         self.identity = grant.identity
         self._grant = grant
@@ -53,10 +64,11 @@ class SharedGrant:
         self._patience = patience
         self._clock = clock
         self._observe = observe
-        self._about = json.dumps(grant.identity).encode()
+        self._about = bound_to(grant.identity)
         self._names = seal.names(self._about)
         self._name = self._names[0]  # where we write; under the other keys we only look
         self._handed: list[Token] = []  # what was handed out and has not run out
+        self._seen = b""  # what lay there when we looked last
         self._unreadable: bytes | None = None  # the last that was told
 
     async def request(self, refresh_token: str | None = None) -> Token:
@@ -67,7 +79,7 @@ class SharedGrant:
         try:
             token = await self._shared(refresh_token)
         except StoreError as error:
-            self._observe("fallback", str(error))
+            self._observe("fallback", error)
         finally:
             await self._store.rest()
         if token is None:
@@ -89,7 +101,7 @@ class SharedGrant:
             if nap == NAP:
                 self._observe("waited", None)
             if self._clock.now() >= until:
-                raise StoreError("The replica that is to fetch the token takes too long.")
+                return await self._fetch_beside(refresh_token)
             await self._clock.sleep(nap)
             nap = min(2 * nap, LONGEST_NAP)
         self._observe("hit", None)
@@ -104,6 +116,8 @@ class SharedGrant:
                 token = await self._grant.request(refresh_token)
                 token.forced = self._rejected()
                 published = await self._publish(token, holder)
+            else:
+                self._observe("hit", None)
             return token
         finally:
             renewing.cancel()
@@ -112,6 +126,18 @@ class SharedGrant:
                 with contextlib.suppress(StoreError):  # then it lapses
                     await self._store.release(self._name, holder)
 
+    async def _fetch_beside(self, refresh_token: str | None) -> Token:
+        # The lease is another's, and nothing comes of it: perhaps the EMR is overloaded. Then the first token
+        # that anybody gets has to reach all, or they would go on asking for one each.
+        self._observe("fallback", StoreError(*_SLOW))
+        token = await self._grant.request(refresh_token)
+        token.forced = self._rejected()
+        left = self._left(token)
+        if left > 0:
+            with contextlib.suppress(StoreError):
+                await self._store.offer(self._name, self._seen, self._sealed(token), left)
+        return token
+
     async def _renew(self, holder: str) -> None:
         while True:
             await self._clock.sleep(RENEWAL)
@@ -119,6 +145,21 @@ class SharedGrant:
                 await self._store.renew(self._name, holder, LEASE)
 
     async def _publish(self, token: Token, holder: str) -> bool:
+        left = self._left(token)
+        why = StoreError(*_LAPSED)
+        try:
+            if left > 0 and await self._store.publish(self._name, holder, self._sealed(token), left):
+                self._observe("fetched", None)
+                return True
+        except StoreError as error:
+            why = error
+        self._observe("fallback", why)
+        return False
+
+    def _left(self, token: Token) -> float:
+        return token.requested_at + token.lifetime - self._clock.now()
+
+    def _sealed(self, token: Token) -> bytes:
         # Less the refresh token: it is used once, by whom it was given to.
         told = {
             "access_token": token.access_token,
@@ -126,24 +167,16 @@ class SharedGrant:
             "expires_at": token.requested_wall + token.lifetime,
             "forced": token.forced,
         }
-        sealed = self._seal.seal(self._about, json.dumps(told).encode())
-        left = token.requested_at + token.lifetime - self._clock.now()
-        why = "The lease ran out before the token was there."
-        try:
-            if left > 0 and await self._store.publish(self._name, holder, sealed, left):
-                self._observe("fetched", None)
-                return True
-        except StoreError as error:
-            why = str(error)
-        self._observe("fallback", why)
-        return False
+        return self._seal.seal(self._about, json.dumps(told).encode())
 
     async def _look(self) -> Token | None:
         now, wall = self._clock.now(), self._clock.wall()  # before the look, so that its time counts as well
-        for sealed, left in await self._store.look(self._names):
+        found = await self._store.look(self._names)
+        self._seen = found[0][0] if found[0] else b""
+        for sealed, left in filter(None, found):
             plain = self._seal.open(self._about, sealed)
             # Without an end in the store it was not put there by us as it is.
-            token = _token(plain, left, now, wall) if plain and left >= 0 else None
+            token = told_token(plain, left, now, wall) if plain and left >= 0 else None
             if token is None:
                 self._tell_unreadable(sealed)
             elif self._wanted(token, now):
@@ -171,10 +204,15 @@ class SharedGrant:
     def _tell_unreadable(self, sealed: bytes) -> None:
         if sealed != self._unreadable:
             self._unreadable = sealed
-            self._observe("unreadable", "A token in the store was not sealed with our keys for us.")
+            self._observe("unreadable", StoreError(*_UNREADABLE))
 
 
-def _token(plain: bytes, left: float, now: float, wall: float) -> Token | None:
+def bound_to(identity: Hashable) -> bytes:
+    """What tokens of this identity are named by and sealed for."""
+    return json.dumps(identity).encode()
+
+
+def told_token(plain: bytes, left: float, now: float, wall: float) -> Token | None:
     """The token that was published; its times by our clocks, by what is left of it: the less of what our
     wall clock says, which may differ from the publisher's, and of what the store says."""
     try:

@@ -2,6 +2,7 @@
 together when somebody scrapes."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from http import HTTPStatus
 from itertools import accumulate, product
 from typing import TYPE_CHECKING, Any
 
-from proxy.rules.fhir import OTHER
+from proxy.rules.fhir import OTHER, Route
 from proxy.watch.record import METHODS, Record
 
 if TYPE_CHECKING:  # imported at the first scrape: it would be a tenth of the time to start
@@ -23,6 +24,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 REPLAYS = ("ok", "rejected", "suppressed", "too_large", "no_token")
 GRANTS = ("client_credentials", "refresh_token")
 OUTCOMES = ("ok", "refused", "unusable", "unreachable", "timeout")
+STORE_OUTCOMES = ("hit", "fetched", "fallback")
 # 0, as in the log: the caller was gone before an answer began.
 STATUSES = {0: "0"} | {int(status): str(int(status)) for status in HTTPStatus}
 
@@ -31,20 +33,22 @@ class Tally:
     """Counts what requests and token requests leave behind."""
 
     __slots__ = (
+        "_requests",
         "durations",
         "replays",
         "request_bytes",
-        "requests",
         "response_bytes",
         "seconds",
+        "store_outcomes",
+        "store_unreadable",
+        "store_waits",
         "token_requests",
         "upstream_durations",
         "upstream_seconds",
     )
 
     def __init__(self) -> None:
-        # By method, resource, interaction, status and origin.
-        self.requests: dict[tuple[str, str, str, str, str], int] = {}
+        self._requests: dict[tuple[bytes, Route, int, str], int] = {}
         self.durations = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
         self.upstream_durations = [0] * (len(BUCKETS) + 1)
@@ -53,20 +57,14 @@ class Tally:
         self.response_bytes = 0
         self.replays = dict.fromkeys(REPLAYS, 0)
         self.token_requests = dict.fromkeys(product(GRANTS, OUTCOMES), 0)
+        self.store_outcomes = dict.fromkeys(STORE_OUTCOMES, 0)
+        self.store_waits = 0
+        self.store_unreadable = 0
 
     def __call__(self, record: Record) -> None:
-        _, resource, interaction = record.route
-        key = (
-            METHODS.get(record.method, OTHER),
-            resource,
-            interaction,
-            STATUSES.get(record.status, OTHER),
-            record.origin or "proxy",
-        )
-        try:
-            self.requests[key] += 1
-        except KeyError:
-            self.requests[key] = 1
+        # Few methods, routes and statuses get through to here; what of them becomes a label, `requests` says.
+        key = (record.method, record.route, record.status, record.origin)
+        self._requests[key] = self._requests.get(key, 0) + 1
         seconds = record.ended - record.started
         self.durations[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
@@ -79,9 +77,27 @@ class Tally:
         if record.replay:
             self.replays[record.replay] += 1  # a word that is not in REPLAYS is a defect of ours
 
+    @property
+    def requests(self) -> dict[tuple[str, str, str, str, str], int]:
+        """How many, by method, resource, interaction, status and origin."""
+        counts: Counter[tuple[str, str, str, str, str]] = Counter()
+        for (method, (_, resource, interaction), status, origin), count in self._requests.items():
+            word = METHODS.get(method, OTHER)
+            counts[word, resource, interaction, STATUSES.get(status, OTHER), origin or "proxy"] += count
+        return counts
+
     def token_request(self, grant: str, outcome: str) -> None:
         """A token request came to an end."""
         self.token_requests[grant, outcome] += 1
+
+    def store_event(self, event: str) -> None:
+        """Something happened with the shared token store."""
+        if event == "waited":
+            self.store_waits += 1
+        elif event == "unreadable":
+            self.store_unreadable += 1
+        else:
+            self.store_outcomes[event] += 1
 
 
 @dataclass(kw_only=True, eq=False)  # a registry wants its collectors hashable
@@ -136,6 +152,22 @@ class Metrics:
             "Requests to the EMR's token endpoint.",
             tally.token_requests,
             ("grant", "outcome"),
+        )
+        yield _counter(
+            "fumage_proxy_token_store_tokens",
+            "Tokens wanted with a shared store: found there, fetched for all, or asked for without it.",
+            {(outcome,): count for outcome, count in tally.store_outcomes.items()},
+            ("outcome",),
+        )
+        yield _counter(
+            "fumage_proxy_token_store_waits",
+            "Times that another replica's lease was waited for.",
+            {(): tally.store_waits},
+        )
+        yield _counter(
+            "fumage_proxy_token_store_unreadable",
+            "Values in the store that were not sealed with our keys for us, and were ignored.",
+            {(): tally.store_unreadable},
         )
         yield _counter(
             "fumage_proxy_request_bytes", "Bytes of request bodies received.", {(): tally.request_bytes}

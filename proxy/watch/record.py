@@ -1,5 +1,7 @@
 """What is known of one request when it is over."""
 
+from functools import cached_property
+
 from proxy.rules.fhir import NO_ROUTE, Route, route
 
 # What a log line or a label says of a method; all others are `other`.
@@ -19,14 +21,13 @@ class Record:
     request_bytes = 0
     response_bytes = 0
     replay = ""  # ok, rejected, suppressed, too_large, no_token; empty also if the replay broke off
+    own_id = False  # `request_id` is not the caller's
     replayed = False  # after a 401 it went out once more
     correlation_id: bytes | None = None
     error: Exception | None = None  # what the proxy answered with
     broken: Exception | None = None  # why an answer was broken off
     abandoned = False  # the caller was gone before the end of its answer
     defect: Exception | None = None
-    _asked_at = 0.0
-    _route: Route | None = None
 
     def __init__(self, started: float, method: bytes, target: bytes, request_id: bytes):
         self.started = started
@@ -35,19 +36,13 @@ class Record:
         self.target = target
         self.request_id = request_id
 
-    @property
+    @cached_property
     def route(self) -> Route:
-        """What the request asks for, in words of closed lists, whatever it said; found once."""
-        if self._route is None:
-            path = self.target.partition(b"?")[0]
-            self._route = route(self.method, path) if path else NO_ROUTE
-        return self._route
+        """What the request asks for, in words of closed lists, whatever it said."""
+        path = self.target.partition(b"?")[0]
+        return route(self.method, path) if path else NO_ROUTE
 
-    def asked(self, now: float) -> float:
-        """Note that the request went out; returns `now`."""
-        self._asked_at = now
-        return now
-
-    def answered(self, now: float) -> None:
-        """Note that the head of its answer is here."""
-        self.upstream_seconds += now - self._asked_at
+    @property
+    def well(self) -> bool:
+        """Nothing went wrong on our side of it."""
+        return self.error is None and self.broken is None and not self.abandoned and self.defect is None

@@ -1,11 +1,16 @@
 """Section 8 of the contract: who may ask the admin listener for what, and how it refuses."""
 
+import logging
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from proxy.admin.server import AdminServer, Health
+from proxy.listen import bind
+from proxy.rules.guard import Guard
+from proxy.settings import TCP
 from tests.product.command import before, running
 from tests.support.caller import Answer, Caller, fetch
 from tests.support.emr import EMR
@@ -69,6 +74,28 @@ async def test_without_a_host_only_health_and_metrics_are_told(
         assert (await caller.answer()).status == status
 
 
+@pytest.mark.parametrize("path", [*GUARDED, "/quitquitquit"])
+@pytest.mark.parametrize("authority", ["evil.example", "localhost.evil.example:80", "user@localhost"])
+async def test_the_authority_of_an_absolute_target_obeys_the_host_guard_too(
+    authority: str, path: str, product: Product
+) -> None:
+    method = "POST" if "quit" in path else "GET"
+    answer = await fetch(product.admin_port, method, f"http://{authority}{path}")
+    assert answer.status in (400, 403)
+    assert short_text(answer)
+    assert not product.app.stop.is_set()
+
+
+@pytest.mark.parametrize(
+    ("path", "authority"),
+    [("/", "localhost"), ("/status", "admin.example:1"), ("/metrics", "any.example"), ("/livez", "a")],
+)
+async def test_an_absolute_target_of_a_name_that_is_served_is_answered(
+    path: str, authority: str, product: Product
+) -> None:
+    assert (await fetch(product.admin_port, "GET", f"http://{authority}{path}")).status == 200
+
+
 async def test_two_hosts_are_none(product: Product) -> None:
     assert (await fetch(product.admin_port, "GET", "/status", [("Host", "localhost")])).status in (400, 403)
 
@@ -108,6 +135,79 @@ async def test_its_own_page_and_allowed_origins_are_served(
     path: str, field: tuple[str, str], product: Product
 ) -> None:
     assert (await fetch(product.admin_port, "GET", path, [field])).status == 200
+
+
+OWN = ["localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}", "admin.example"]
+
+
+@pytest.mark.parametrize("path", [*GUARDED, "/metrics", "/quitquitquit"])
+@pytest.mark.parametrize("host", OWN)
+async def test_its_own_origin_is_not_foreign(path: str, host: str, product: Product) -> None:
+    host = host.format(port=product.admin_port)
+    for site in ([], [("Sec-Fetch-Site", "same-origin")]):
+        answer = await fetch(
+            product.admin_port,
+            "POST" if "quit" in path else "GET",
+            path,
+            [("Origin", f"http://{host}"), *site],
+            host=host,
+        )
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("path", [*GUARDED, "/metrics", "/quitquitquit"])
+@pytest.mark.parametrize(
+    ("host", "fields"),
+    [
+        ("evil.example", [("Origin", "http://evil.example")]),
+        ("localhost", [("Origin", "http://localhost"), ("Sec-Fetch-Site", "cross-site")]),
+        ("localhost", [("Origin", "https://localhost")]),
+        ("localhost:1", [("Origin", "http://localhost:2")]),
+    ],
+    ids=["a rebound name", "from another site", "another scheme", "another port"],
+)
+async def test_what_only_resembles_its_own_origin_is_refused(
+    path: str, host: str, fields: list[tuple[str, str]], product: Product
+) -> None:
+    method = "POST" if "quit" in path else "GET"
+    answer = await fetch(product.admin_port, method, path, fields, host=host)
+    assert answer.status == 403
+    assert not product.app.stop.is_set()
+
+
+MALFORMED = [
+    b"GET /status HTTP/1.1\r\n\r\n",
+    b"GET /status HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    b"GET /status HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+    b"GET /\xff HTTP/1.1\r\nHost: a\r\n b: c\r\n\r\n",
+    b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("request_", MALFORMED, ids=range(len(MALFORMED)))
+async def test_malformed_requests_do_not_fill_the_log(
+    request_: bytes, product: Product, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await Caller.connect(product.admin_port) as caller:
+        await caller.send(request_)
+        while (answer := await caller.answer()).status != 400:
+            assert answer.status == 200
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_defect_of_ours_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(accept: str) -> tuple[bytes, str]:
+        raise RuntimeError
+
+    health = Health(lambda: True, str)
+    admin = AdminServer(health, Guard(), metrics=broken, status=dict, quit=None)
+    bound = bind((TCP("127.0.0.1", 0),), lenient=False)
+    await admin.start(bound)
+    try:
+        assert (await fetch(bound[0].sock.getsockname()[1], "GET", "/metrics")).status == 500
+    finally:
+        await admin.close()
+    assert [record.levelname for record in caplog.records if record.name.startswith("aiohttp")] == ["ERROR"]
 
 
 @pytest.mark.parametrize("path", [*HEALTH, *GUARDED, "/metrics"])

@@ -45,8 +45,8 @@ async def test_it_tells_what_runs_and_where_it_forwards_to() -> None:
         status = await told(product)
         assert list(status) == [
             *("version", "now", "started_at", "uptime", "started", "draining", "ready", "reason"),
-            *("base_url", "token_url", "listeners", "admin_listeners", "token", "in_flight"),
-            *("connections", "callers", "replays", "windows", "errors"),
+            *("base_url", "token_url", "listeners", "admin_listeners", "token", "token_store"),
+            *("in_flight", "connections", "callers", "replays", "windows", "errors"),
         ]
         assert status["base_url"] == product.fumage.url
         assert status["token_url"] == product.emr.token_url
@@ -54,6 +54,7 @@ async def test_it_tells_what_runs_and_where_it_forwards_to() -> None:
         assert status["admin_listeners"] == [f"http://127.0.0.1:{product.admin_port}"]
         assert (status["started"], status["draining"], status["ready"]) == (True, False, True)
         assert status["reason"] is None
+        assert status["token_store"] is None
         assert status["connections"] == {**product.app._pool.counts, "limit": 7}
         assert status["connections"]["idle"] > 0
         assert status["callers"]["limit"] == 9

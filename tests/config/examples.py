@@ -26,6 +26,8 @@ CONFIG = ROOT / "config"
 NAME = "fumage-proxy"
 SECRET_FILE = "CANVAS_API_CLIENT_SECRET_FILE"
 ADMIN_LISTEN = "FUMAGE_PROXY_ADMIN_LISTEN"
+TOKEN_STORE = "FUMAGE_PROXY_TOKEN_STORE"
+NOBODY = "redis://127.0.0.1:9"  # no store listens there
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,16 @@ class Example:
     argv: Sequence[str]  # begins with the name of the program
     env: Mapping[str, str]
 
-    def here(self, sandbox: Sandbox, folder: Path) -> "Here":
-        """On this machine, before this sandbox; `folder` gets the secret and the command for shell lines."""
-        secret = folder / "client-secret"
-        secret.write_text(sandbox.client_secret + "\n")
+    def here(self, sandbox: Sandbox, folder: Path, store: str = NOBODY) -> "Here":
+        """On this machine, before this sandbox and with this store; `folder` gets the secrets that it lacks,
+        and the command for shell lines."""
         ports = {3447: free_port(), 3448: free_port()}
         env = dict(self.env)
         for name in ("FUMAGE_PROXY_LISTEN", ADMIN_LISTEN):
             default = "127.0.0.1:3447" if name == "FUMAGE_PROXY_LISTEN" else "127.0.0.1:3448"
             env[name] = re.sub(r"344[78]", lambda m: str(ports[int(m[0])]), env.get(name, default))
-        env |= {SECRET_FILE: str(secret)} if SECRET_FILE in env else {}
+        env |= secrets(self, folder, sandbox.client_secret)
+        env |= {TOKEN_STORE: store} if TOKEN_STORE in env else {}
         env |= {name: value for name, value in sandbox.settings().items() if name in env}
         env["FUMAGE_PROXY_TOKEN_URL"] = sandbox.token_url
         shim = folder / NAME
@@ -76,6 +78,18 @@ class Here:
         return re.sub(r"(?<=:)344[78]\b", lambda m: str(self.ports[int(m[0])]), text)
 
 
+def secrets(example: Example, folder: Path, client_secret: str) -> dict[str, str]:
+    """The settings that name a secret's file, each with such a file in `folder`."""
+    found = {}
+    for name, path in example.env.items():
+        if name.endswith("_FILE"):
+            file = folder / Path(path).name
+            if not file.exists():
+                file.write_text((client_secret if name == SECRET_FILE else "5" * 64) + "\n")
+            found[name] = str(file)
+    return found
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
@@ -99,8 +113,6 @@ def image() -> tuple[list[str], list[str]]:
 
 
 def settings_of(example: Example, folder: Path) -> Any:
-    """As the proxy reads them, exactly as they stand in the example but for the secret's file."""
-    secret = folder / "the-secret"
-    secret.write_text("s")
-    env = {**example.env, **({SECRET_FILE: str(secret)} if SECRET_FILE in example.env else {})}
+    """As the proxy reads them, exactly as they stand in the example but for the secrets' files."""
+    env = {**example.env, **secrets(example, folder, "s")}
     return load(argparse.Namespace(), env, cwd=folder).settings

@@ -1,5 +1,6 @@
 """config/systemd: systemd takes the unit, and what it starts works and tells how it is."""
 
+import asyncio
 import re
 import shlex
 import shutil
@@ -64,7 +65,7 @@ def example(folder: Path) -> Example:
     )
 
 
-async def test_it_starts_serves_is_watched_and_stops(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_it_starts_serves_is_watched_reloads_and_stops(sandbox: Sandbox, tmp_path: Path) -> None:
     here = example(tmp_path).here(sandbox, tmp_path)
     etc = tmp_path / "fumage-proxy.toml"
     etc.write_text(
@@ -85,7 +86,15 @@ async def test_it_starts_serves_is_watched_and_stops(sandbox: Sandbox, tmp_path:
         here = here.__class__(Example(here.example.argv, environment), here.ports, tmp_path)
         async with here.started() as proxy:
             assert (await fetch(here.ports[3447], "GET", "/Patient")).status == 200
+            etc.write_text(etc.read_text() + 'allow = "*.rs"\n')
+            (reload,) = values("ExecReload")
+            asked = await asyncio.create_subprocess_exec(
+                *shlex.split(reload.replace("$MAINPID", str(proxy.process.pid)))
+            )
+            assert await asked.wait() == 0
+            await proxy.says(r"changed: allow = \*\.rs")
+            assert (await fetch(here.ports[3447], "DELETE", "/Patient/1")).status == 403
             proxy.terminate()
             assert await proxy.ended() == 0
-        told = [systemd.recv(100) for _ in range(3)]
-    assert told == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
+        told = [systemd.recv(100).partition(b"=")[0] for _ in range(5)]
+    assert told == [b"READY", b"WATCHDOG", b"RELOADING", b"READY", b"STOPPING"]

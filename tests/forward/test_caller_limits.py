@@ -418,7 +418,7 @@ async def test_a_caller_that_goes_takes_its_request_with_it(data: bytes, how: st
         if len(data) > 70_000 or data.startswith(build()):
             await product.fumage.until(lambda: product.fumage.seen)
         else:
-            await until(lambda: any(c._task or c._reader.partial for c in product.app._callers.open))
+            await until(lambda: any(c.busy or c._reader.partial for c in product.app._callers.open))
         getattr(caller, how)()
         await nothing_left(product)
         if product.fumage.seen:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from proxy.forward.answer import AnswerReader
 from proxy.forward.replay import GATHER
 from tests.forward.leftovers import nothing_left, ready, until
 from tests.support import chunk
@@ -291,3 +292,15 @@ async def test_whatever_happens_at_once_each_gets_its_own_answer_and_nothing_is_
         product.fumage.answer = reply(200)
         await nothing_left(product)
         assert not any(record.defect for record in product.records)
+
+
+def test_an_answer_that_nobody_took_is_never_that_to_the_next_request() -> None:
+    """Its caller left when it was here already, and its connection is used again."""
+    reader = AnswerReader()
+    reader.expect(head_only=False)
+    reader.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+    assert reader.complete
+    reader.expect(head_only=False)
+    reader.feed(b"HTTP/1.1 201 Created\r\nContent-Length: 3\r\n\r\nnew")
+    assert [answer.status for answer in reader.answers] == [201]
+    assert reader.take() == b"new"

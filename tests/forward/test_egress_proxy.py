@@ -1,9 +1,7 @@
 """HTTPS_PROXY and NO_PROXY: both legs go through the egress proxy, and its faults are called its own."""
 
 import asyncio
-import shutil
 import ssl
-from asyncio.subprocess import DEVNULL
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +18,6 @@ from tests.support.product import Product, server_context, trusting
 from tests.support.upstream import PATIENT, Upstream, tls_cut
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-TINYPROXY = shutil.which("tinyproxy")
 
 
 @dataclass
@@ -386,43 +383,3 @@ def test_what_is_no_proxys_address_is_refused_without_showing_it(url: str) -> No
         EgressProxy.of(url)
     assert "hunter2" not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
-
-
-# --- a real one ---
-
-
-@pytest.mark.skipif(TINYPROXY is None, reason="tinyproxy is not installed")
-async def test_tinyproxy_lets_us_through_with_its_password_alone(
-    monkeypatch: pytest.MonkeyPatch, trust: dict[str, str], tmp_path: Path
-) -> None:
-    assert TINYPROXY is not None
-    port, conf = unused_port(), tmp_path / "tinyproxy.conf"
-    conf.write_text(
-        f"Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 20\nAllow 127.0.0.1\nBasicAuth user hunter2\n"
-    )
-    running = await asyncio.create_subprocess_exec(
-        TINYPROXY, "-d", "-c", str(conf), stdout=DEVNULL, stderr=DEVNULL
-    )
-    try:
-        await listening(port)
-        async with behind(monkeypatch, f"http://user:hunter2@127.0.0.1:{port}", trust) as product:
-            for _ in range(3):
-                assert (await fetch(product.port, "POST", body=b"x" * 100_000)).body == PATIENT
-        async with behind(monkeypatch, f"http://user:wrong@127.0.0.1:{port}", trust) as product:
-            got = await fetch(product.port)
-            assert told(got) == (502, "transient", "destination_unavailable", "egress-proxy")
-    finally:
-        running.terminate()
-        await running.wait()
-
-
-async def listening(port: int) -> None:
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.01)
-                continue
-            writer.close()
-            return

@@ -281,6 +281,7 @@ LENIENT = {
     "zeros before a length": (posted(b"Content-Length: 0005", body=b"hello"), b"hello"),
     "zeros before a chunk size": (CHUNKED + b"0005\r\nhello\r\n000\r\n\r\n", b"hello"),
     "a chunk size in capitals": (CHUNKED + b"A\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
+    "a chunk size of many zeros": (CHUNKED + b"0" * 60 + b"1\r\na\r\n" + b"0" * 60 + b"\r\n\r\n", b"a"),
     "a chunk extension": (CHUNKED + b'1;a=b;c="d e"\r\na\r\n0;x\r\n\r\n', b"a"),
     "empty lines in chunks": (CHUNKED + b"8\r\n\r\n\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n\r\n\r\n"),
     "a chunk that looks like the end": (
@@ -322,7 +323,7 @@ def read_all(data: bytes, cuts: list[int]) -> list[object]:
                 content = b"" if body is None else body.take()
                 trailers = [] if body is None else body.trailers
                 found.append(
-                    (request.method, request.target, request.lines, reader.keep_alive, content, trailers)
+                    (request.method, request.target, request.fields, reader.keep_alive, content, trailers)
                 )
                 reader.begin()
     return [*found, reader.partial, reader.request and reader.request.target]

@@ -105,18 +105,20 @@ async def test_trailers_are_sent_once_more_too() -> None:
         assert [seen.trailers for seen in product.fumage.seen] == [[(b"X-Sum", b"1")]] * 2
 
 
-async def test_when_replay_memory_is_used_up_the_caller_is_told_to_send_again() -> None:
+@pytest.mark.parametrize("chunked", [False, True], ids=["Content-Length", "chunked"])
+async def test_when_replay_memory_is_used_up_the_caller_is_told_to_send_again(chunked: bool) -> None:
     async with Product(replay_limit="64KiB", replay_memory="100000") as product:
         await ready(product)
         free = asyncio.Event()
         product.fumage.script += [after(free, reply(200)), unauthorized()]
         first = asyncio.create_task(fetch(product.port, "POST", "/Binary", body=body(60_000)))
         await product.fumage.until(lambda: len(product.fumage.seen) == 1)
-        assert is_renewed(await fetch(product.port, "POST", "/Binary", body=body(60_000)))
+        assert is_renewed(await fetch(product.port, "POST", "/Binary", body=body(60_000), chunked=chunked))
         free.set()
         assert (await first).status == 200
         product.fumage.script += [unauthorized()]
-        assert (await fetch(product.port, "POST", "/Binary", body=body(60_000))).status == 200
+        again = await fetch(product.port, "POST", "/Binary", body=body(60_000), chunked=chunked)
+        assert again.status == 200
         await nothing_left(product)
 
 
@@ -190,6 +192,38 @@ async def test_a_401_while_the_caller_still_sends_costs_not_a_byte_of_the_body(
             assert (await caller.request()).status == 200
         assert product.fumage.seen[1].body == whole
         assert [seen.bearer for seen in product.fumage.seen] == ["token-1", "token-2", "token-2"]
+        await nothing_left(product)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["Content-Length", "chunked"])
+@pytest.mark.parametrize("more", [0, 1])
+async def test_an_upload_that_is_rejected_early_is_sent_once_more_unless_its_length_is_over_the_limit(
+    more: int, chunked: bool
+) -> None:
+    """What had come before the 401 could be kept; what comes after it is not sent twice, and need not be."""
+    whole = body(LIMIT + more)
+    first, rest = whole[:-10], whole[-10:]
+    async with Product(**SETTINGS) as product:
+        await ready(product)
+        asked, granted = asyncio.Event(), asyncio.Event()
+
+        async def grant(seen: Seen, wire: Wire) -> None:
+            asked.set()
+            await granted.wait()
+            await product.emr.grant()(seen, wire)
+
+        product.emr.answer = grant
+        product.fumage.script += [early(unauthorized())]
+        framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(whole)))
+        async with await Caller.connect(product.port) as caller:
+            caller.write(build("POST", "/Binary", [framing]) + (chunk(first) if chunked else first))
+            await asked.wait()
+            caller.write(chunk(rest) + last_chunk() if chunked else rest)
+            granted.set()
+            answer = await caller.answer()
+        too_large = more and not chunked
+        assert is_renewed(answer) if too_large else answer.status == 200
+        assert [seen.body for seen in product.fumage.seen if seen.complete] == ([] if too_large else [whole])
         await nothing_left(product)
 
 

@@ -205,7 +205,7 @@ def everything(kind: type[errors.ProxyError]) -> list[type[errors.ProxyError]]:
     ids=lambda kind: kind.__name__,
 )
 def test_every_error_has_all_that_its_answer_needs(kind: type[errors.ProxyError]) -> None:
-    from proxy.rules.outcome import REASONS, outcome, outcome_lines
+    from proxy.rules.outcome import REASONS, outcome, outcome_fields
 
     make: Callable[..., errors.ProxyError] = kind
     error = (
@@ -213,4 +213,4 @@ def test_every_error_has_all_that_its_answer_needs(kind: type[errors.ProxyError]
     )
     assert REASONS[error.status]
     assert error.culprit.encode() in outcome(error, "id")
-    assert b"".join(outcome_lines(error)).startswith(b"Proxy-Status: fumage-proxy; error=")
+    assert dict(outcome_fields(error))[b"Proxy-Status"].startswith(b"fumage-proxy; error=")

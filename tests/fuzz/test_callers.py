@@ -1,6 +1,7 @@
 """What callers may send, however broken: nothing reaches Fumage that could be read in two ways."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -55,6 +56,7 @@ WORDS = [
     b"@", b"\"", b"a" * 300, b"0" * 20,
 ]  # fmt: skip
 REQUESTS = messages(GOOD, BAD, WORDS)
+H11_MINDS = re.compile(rb"[0-9A-Fa-f]{21}")  # a chunk size of more digits, zeros included
 
 
 @dataclass
@@ -79,11 +81,14 @@ def ours(parts: list[bytes], limits: Limits = LIMITS) -> tuple[list[Understood],
             try:
                 rest = reader.feed(part)
             except ProxyError as error:
-                return found, (type(error), str(error))
+                return found, (type(error),)  # which of several faults it names may depend on the cuts
             assert len(rest) < len(part), "it must go on, or a connection would spin"
             assert len(reader._head) <= limits.max_head + len(part)
             part = rest
             request, body = reader.request, reader.body or body
+            if request is not None and request.method == b"CONNECT":  # refused: nobody reads what follows
+                found.append(Understood(request.method, request.target, [], b"", False))
+                return found, "the last one"
             if body is None and request is not None:
                 body = request.body
             if body is not None:
@@ -92,8 +97,7 @@ def ours(parts: list[bytes], limits: Limits = LIMITS) -> tuple[list[Understood],
                 trailers = sum(len(name) + len(value) for name, value in body.trailers)
                 assert trailers <= limits.max_head + len(part) + 8 * body.received
             if request is not None and reader.body is None:
-                lines = request.lines
-                fields = list(zip(lines[::4], lines[2::4], strict=True))
+                fields = list(request.fields)
                 found.append(Understood(request.method, request.target, fields, content, reader.keep_alive))
                 content = b""
                 if not reader.keep_alive:
@@ -134,17 +138,15 @@ def is_part(fields: list[tuple[bytes, bytes]], whole: list[tuple[bytes, bytes]])
     return all((name.lower(), value) in rest for name, value in fields)
 
 
-@fuzz(REQUESTS, CUTS, examples=700)
-def test_cuts_make_no_difference_and_nothing_but_a_proxy_error_escapes(
-    data: bytes, cuts: list[float]
-) -> None:
+def check_cuts(data: bytes, cuts: list[float]) -> None:
     whole = ours([data])
     assert ours(pieces(data, cuts)) == whole
     assert ours([data[at : at + 1] for at in range(len(data))]) == whole
 
 
-@fuzz(REQUESTS, examples=700)
-def test_what_we_take_for_a_request_is_to_h11_the_same_request(data: bytes) -> None:
+def check_against_h11(data: bytes) -> None:
+    if H11_MINDS.search(data):
+        return
     mine, _ = ours([data])
     theirs, end = h11s(data)
     assert len(mine) <= len(theirs) or end == "over"
@@ -155,6 +157,18 @@ def test_what_we_take_for_a_request_is_to_h11_the_same_request(data: bytes) -> N
         # Of an absolute-form target the path alone goes on.
         assert our.target == their.target or their.target.lower().startswith((b"http://", b"https://"))
         assert is_part(our.fields, their.fields)
+
+
+@fuzz(REQUESTS, CUTS, examples=700)
+def test_cuts_make_no_difference_and_nothing_but_a_proxy_error_escapes(
+    data: bytes, cuts: list[float]
+) -> None:
+    check_cuts(data, cuts)
+
+
+@fuzz(REQUESTS, examples=700)
+def test_what_we_take_for_a_request_is_to_h11_the_same_request(data: bytes) -> None:
+    check_against_h11(data)
 
 
 # --- the whole way ---

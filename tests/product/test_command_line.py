@@ -69,6 +69,39 @@ def test_wrong_settings_are_78_and_all_told_at_once(command: list[str], tmp_path
     assert (ended.stdout == "") is (command != ["check"])  # which tells of its steps there
 
 
+@pytest.mark.parametrize("command", ["serve", "config", "check"])
+def test_what_settings_lead_to_is_told_with_all_the_rest(command: str, tmp_path: Path) -> None:
+    _files(tmp_path)
+    wrong = {
+        "FUMAGE_PROXY_CLIENT_AUTH": "zz",
+        "FUMAGE_PROXY_CA_FILE": "text.pem",
+        "FUMAGE_PROXY_CLIENT_CERT": "text.pem",
+        "FUMAGE_PROXY_TOKEN_STORE": "http://x",
+        "HTTPS_PROXY": "::::",
+    }
+    ended = run(command, cwd=tmp_path, env={**CANVAS, **wrong})
+    assert ended.returncode == 78
+    assert {line.split(": ")[1] for line in ended.stderr.splitlines()} == {
+        f"environment {name}" for name in wrong
+    }
+
+
+def test_health_asks_for_none_of_it(tmp_path: Path) -> None:
+    wrong = {"FUMAGE_PROXY_TOKEN_STORE": "http://x", "HTTPS_PROXY": "::::", "SSL_CERT_FILE": "/nowhere"}
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        free = f"127.0.0.1:{nobody.getsockname()[1]}"
+    ended = run("health", "--admin-listen", free, cwd=tmp_path, env=wrong)
+    assert (ended.returncode, "not ready: no proxy answers" in ended.stderr) == (1, True)
+
+
+def test_a_trust_store_that_is_not_there_is_78(tmp_path: Path) -> None:
+    ended = run("config", cwd=tmp_path, env={**CANVAS, "SSL_CERT_FILE": "/nowhere"})
+    assert ended.returncode == 78
+    assert ended.stderr == (
+        "fumage-proxy: environment SSL_CERT_FILE: /nowhere cannot be read: No such file or directory\n"
+    )
+
+
 def test_wrong_settings_open_no_socket(tmp_path: Path) -> None:
     """The address is taken: were it bound, that would be the complaint."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -204,6 +237,37 @@ def test_a_reader_that_leaves_early_sees_no_traceback(arguments: str, tmp_path: 
     ended = _shell(f"command {arguments} | head -0; exit ${{PIPESTATUS[0]}}", tmp_path)
     assert ended.returncode in (0, 1)
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["config", "health", "wait"])
+def test_a_working_directory_that_is_gone_is_told(command: str, tmp_path: Path) -> None:
+    ended = _shell(f"mkdir gone; cd gone; rmdir ../gone; command {command}", tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == "fumage-proxy: the working directory is gone: change to one that is there\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this machine has no /dev/full")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    ended = _shell("command config >/dev/full", tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "fumage-proxy: what this command prints cannot be written: No space left on device\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "CANVAS_API_CLIENT_SECRET= CANVAS_API_CLIENT_SECRET_FILE=<(echo hush) command config",
+        "command config --env-file <(echo FUMAGE_PROXY_SCOPE=a)",
+        "echo FUMAGE_PROXY_SCOPE=a | command config --env-file /dev/stdin",
+    ],
+    ids=["secret", "env-file", "stdin"],
+)
+def test_what_a_shell_writes_to_a_pipe_is_read(line: str, tmp_path: Path) -> None:
+    ended = _shell(line, tmp_path)
+    assert ended.returncode == 0
+    assert "(file /dev/fd/" in ended.stdout or "scope = a " in ended.stdout
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])

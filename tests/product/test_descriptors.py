@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.forward.fumage import authority, quiet, quiet_product, server, told, until, unused_port
 from tests.product.command import COMMAND, Running, before, running
 from tests.support import head
-from tests.support.caller import Answer, Broken, Caller, fetch
+from tests.support.caller import Answer, Caller, build, fetch
 from tests.support.emr import EMR
 from tests.support.product import Product
 from tests.support.upstream import Seen, Upstream, Wire, early
@@ -33,49 +34,128 @@ def seconds(proxy: Running) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def ask(caller: Caller, method: str) -> Answer | None:
-    """None: the connection was closed without an answer."""
-    try:
-        return await caller.request(method, body=b"{}" if method == "POST" else None)
-    except Broken:
-        return None
+async def bounds(proxy: Running) -> tuple[int, int]:
+    """How many callers, and how many connections to Fumage, fit into the limit."""
+    told = await proxy.says(rf"may open {LIMIT} files: max_clients is (\d+) and max_connections is (\d+)\.")
+    return int(told[1]), int(told[2])
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks into /proc")
+async def at_most(proxy: Running, number: int) -> None:
+    """Return when no more descriptors are open than that: what callers leave is closed a moment later."""
+    async with asyncio.timeout(10):
+        while descriptors(proxy) > number:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def many(stack: AsyncExitStack, port: int, number: int) -> list[Caller]:
+    return [await stack.enter_async_context(await Caller.connect(port)) for _ in range(number)]
+
+
+def method_and_body(method: str) -> tuple[str, bytes | None]:
+    return method, b"{}" if method == "POST" else None
+
+
+async def ask(caller: Caller, method: str) -> Answer:
+    method, body = method_and_body(method)
+    return await caller.request(method, body=body)
+
+
+async def all_is_well(proxy: Running, port: int) -> None:
+    for method in ("GET", "POST", "GET", "POST"):
+        method, body = method_and_body(method)
+        assert (await fetch(port, method, body=body)).status == 200
+    proxy.terminate()
+    assert await proxy.ended() == 0
+    assert '"level": "error"' not in "\n".join(proxy.err)
+
+
+FULL = (503, "throttled", "connection_limit_reached", None)
+in_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks into /proc")
+
+
+@in_proc
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-async def test_with_no_descriptor_left_each_caller_is_answered_or_closed_and_afterwards_all_is_well(
+async def test_callers_beyond_what_the_limit_of_open_files_allows_are_told_503(
     tls: bool, emr: EMR, tmp_path: Path
 ) -> None:
     (tmp_path / "ca.pem").write_bytes(authority().cert_pem.bytes())
     async with Upstream(tls=server() if tls else None) as fumage, AsyncExitStack() as stack:
         env = {**before(fumage, emr), "FUMAGE_PROXY_CA_FILE": str(tmp_path / "ca.pem")}
         proxy = await stack.enter_async_context(running(cwd=tmp_path, env=env, prefix=LIMITED))
+        clients, connections = await bounds(proxy)
         port = await proxy.port()
         assert (await fetch(port)).status == 200
         at_rest = descriptors(proxy)
 
-        async with AsyncExitStack() as many:
-            callers = [await many.enter_async_context(await Caller.connect(port)) for _ in range(2 * LIMIT)]
-            # Some ride the connection that there is; for the others none can be opened.
-            for method in ("GET", "POST"):
-                answers = await asyncio.gather(*(ask(caller, method) for caller in callers))
-                served = [answer for answer in answers if answer and answer.status == 200]
-                refused = {told(answer) for answer in answers if answer and answer.status != 200}
-                assert served
-                assert refused <= {(503, "throttled", "connection_limit_reached", None)}
-                callers = [caller for caller, answer in zip(callers, answers, strict=True) if answer]
+        async with AsyncExitStack() as left:
+            callers = await many(left, port, 2 * LIMIT)
+            answers = await asyncio.gather(*(ask(caller, "GET") for caller in callers))
+            served = [caller for caller, answer in zip(callers, answers, strict=True) if answer.status == 200]
+            assert clients - 1 <= len(served) <= clients  # that the first one left may be seen late
+            assert {told(answer) for answer in answers if answer.status != 200} == {FULL}
+            # More than there may be connections to Fumage: some wait for one.
+            again = await asyncio.gather(*(ask(caller, "POST") for caller in served))
+            assert {answer.status for answer in again} == {200}
             spent = seconds(proxy)
             await asyncio.sleep(0.5)
             assert seconds(proxy) - spent < 0.2, "it waits, and does not spin"
 
-        async with asyncio.timeout(5):
-            while descriptors(proxy) > at_rest + 2:  # noqa: ASYNC110 (connections to Fumage that wait)
-                await asyncio.sleep(0.01)
-        for method in ("GET", "POST", "GET", "POST"):
-            assert (await fetch(port, method, body=b"{}" if method == "POST" else None)).status == 200
-        proxy.terminate()
-        assert await proxy.ended() == 0
-        assert '"level": "error"' not in "\n".join(proxy.err)
+        await at_most(proxy, at_rest + connections)
+        await all_is_well(proxy, port)
+
+
+@in_proc
+async def test_a_burst_of_callers_beyond_the_limit_of_open_files_is_answered_to_the_last(
+    fumage: Upstream, emr: EMR, tmp_path: Path
+) -> None:
+    """All of them wait in the kernel, each with a request, before the process can accept the first."""
+    async with running(cwd=tmp_path, env=before(fumage, emr), prefix=LIMITED) as proxy:
+        clients, connections = await bounds(proxy)
+        port = await proxy.port()
+        assert (await fetch(port)).status == 200
+        at_rest = descriptors(proxy)
+        async with AsyncExitStack() as left:
+            proxy.terminate(signal.SIGSTOP)
+            callers = await many(left, port, 4 * LIMIT)
+            for caller in callers:
+                await caller.send(build())
+            proxy.terminate(signal.SIGCONT)
+            answers = [await caller.answer() for caller in callers]
+            assert clients - 1 <= [answer.status for answer in answers].count(200) <= clients
+            assert {told(answer) for answer in answers if answer.status != 200} == {FULL}
+        # Those who left may not have been noticed yet; whoever comes is told so, and never cut off.
+        while (answer := await fetch(port)).status != 200:
+            assert told(answer) == FULL
+        await at_most(proxy, at_rest + connections)
+        await all_is_well(proxy, port)
+
+
+@in_proc
+async def test_with_no_descriptor_left_it_goes_on_and_afterwards_all_is_well(
+    fumage: Upstream, emr: EMR, tmp_path: Path
+) -> None:
+    """Nobody counts connections to the admin listener: they can still use up all there are."""
+    async with running(cwd=tmp_path, env=before(fumage, emr), prefix=LIMITED) as proxy:
+        port, admin = await proxy.port(), await proxy.admin_port()
+        assert (await fetch(port)).status == 200
+        at_rest = descriptors(proxy)
+        async with AsyncExitStack() as left:
+            early = (await many(left, port, 1))[0]
+            await many(left, admin, 2 * LIMIT)
+            assert (await early.request()).status == 200
+            spent = seconds(proxy)
+            await asyncio.sleep(0.5)
+            assert seconds(proxy) - spent < 0.2, "it waits, and does not spin"
+        await at_most(proxy, at_rest + 2)
+        await all_is_well(proxy, port)
+
+
+async def test_with_open_files_enough_the_settings_stand(fumage: Upstream, emr: EMR, tmp_path: Path) -> None:
+    few = ("--max-clients", "5", "--max-connections", "5")
+    async with running(*few, cwd=tmp_path, env=before(fumage, emr), prefix=LIMITED) as proxy:
+        status = (await fetch(await proxy.admin_port(), "GET", "/status")).json()
+        assert (status["callers"]["limit"], status["connections"]["limit"]) == (5, 5)
+        assert not any("open files" in line or "may open" in line for line in proxy.err)
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """SIGTERM and SIGINT: what was accepted is answered, and the process ends with 0."""
 
 import asyncio
+import errno
 import signal
+import socket
+import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 from tests.product.command import COMMAND, before, running
 from tests.support.caller import Broken, Caller, build, fetch
 from tests.support.emr import EMR
+from tests.support.product import Product
 from tests.support.upstream import Upstream, after, hang, reply
 
 
@@ -48,13 +52,16 @@ async def test_what_runs_is_finished_and_nothing_new_is_taken(
 
 
 async def _refused(port: int) -> None:
+    """Return when nobody listens. What the kernel leaves unanswered is tried anew: it would wait a second."""
     async with asyncio.timeout(5):
         while True:
-            try:
-                async with await Caller.connect(port):
-                    await asyncio.sleep(0.01)  # the listener closes a moment after the log line
-            except ConnectionRefusedError:
-                return
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                if sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED:
+                    return
+                await asyncio.sleep(0.01)  # the listener closes a moment after the log line
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED:
+                    return
 
 
 async def test_an_answer_that_began_before_the_signal_ends_its_connection(
@@ -165,18 +172,15 @@ async def test_what_waits_in_the_kernel_is_answered(fumage: Upstream, emr: EMR, 
         assert await proxy.ended() == 0
 
 
-async def test_a_request_that_follows_its_connection_at_once_is_answered(
-    fumage: Upstream, emr: EMR, tmp_path: Path
-) -> None:
-    """The connection waits in the backlog, and its request comes only when the listener is closed."""
-    async with running(cwd=tmp_path, env=before(fumage, emr)) as proxy:
-        port = await proxy.port()
-        proxy.terminate(signal.SIGSTOP)
-        async with await Caller.connect(port) as early:
-            proxy.terminate(signal.SIGTERM)
-            proxy.terminate(signal.SIGCONT)
-            await _refused(port)
-            assert (await early.request()).status == 200
+async def test_a_request_that_follows_its_connection_at_once_is_answered() -> None:
+    """The connection is there before the listener closes, and its request comes only afterwards."""
+    async with Product() as product, await Caller.connect(product.port) as early:
+        listener = product.app.bound[0].sock
+        drain = asyncio.create_task(product.app.drain())
+        while listener.fileno() != -1:  # noqa: ASYNC110 (its request has to follow at once)
+            await asyncio.sleep(0)
+        assert (await early.request()).status == 200
+        await drain
 
 
 async def test_keep_alive_callers_lose_no_request(fumage: Upstream, emr: EMR, tmp_path: Path) -> None:
@@ -201,34 +205,41 @@ async def test_keep_alive_callers_lose_no_request(fumage: Upstream, emr: EMR, tm
         assert await proxy.ended() == 0
 
 
+@pytest.mark.parametrize("on", ["tcp", "unix"])
 async def test_under_load_every_new_connection_is_answered_or_refused(
-    fumage: Upstream, emr: EMR, tmp_path: Path
+    on: str, fumage: Upstream, emr: EMR, tmp_path: Path
 ) -> None:
-    async with running(cwd=tmp_path, env=before(fumage, emr)) as proxy:
-        port = await proxy.port()
+    path = str(tmp_path / "socket") if on == "unix" else None
+    env = before(fumage, emr) | ({"FUMAGE_PROXY_LISTEN": f"unix:{path}"} if path else {})
+    async with running(cwd=tmp_path, env=env) as proxy:
+        await proxy.says("Listening on")
+        port = None if path else await proxy.port()
         answered = 0
-        lost: list[Caller] = []
+        lost: list[Exception] = []
         refused = asyncio.Event()
 
         async def client() -> None:
             nonlocal answered
             while not refused.is_set():
                 try:
-                    caller = await Caller.connect(port)
-                except (ConnectionRefusedError, ConnectionResetError):  # reset in the middle of the handshake
+                    caller = await Caller.connect(port, path=path)
+                except (ConnectionRefusedError, FileNotFoundError):
                     refused.set()
+                    return
+                except ConnectionResetError as error:  # in the middle of the handshake
+                    lost.append(error)
                     return
                 async with caller:
                     try:
                         assert (await caller.request()).status == 200
-                    except Broken:
-                        lost.append(caller)
+                    except Broken as error:
+                        lost.append(error)
                 answered += 1
                 if answered == 200:
                     proxy.terminate()
 
-        await asyncio.gather(*(client() for _ in range(4)))
+        await asyncio.gather(*(client() for _ in range(16)))
         assert answered >= 200
-        # The kernel cannot accept the last one and close in one step; whoever comes in between is reset.
-        assert len(lost) <= 1
+        # Elsewhere the kernel cannot accept the last one and close in one step: who comes between is reset.
+        assert len(lost) <= (0 if sys.platform == "linux" else 1)
         assert await proxy.ended() == 0

@@ -1,8 +1,10 @@
 """`allow` permits what it names, and nothing that a server could read as something else."""
 
 import json
+import posixpath
 import re
 from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
@@ -127,6 +129,7 @@ REFUSED = [
     ("Patient.cruds", "GET", "/$export", r"\*\.\$export"),
     ("Patient.cruds", "POST", "/$graphql", r"\*\.\$graphql"),
     ("Patient.cruds", "GET", "/Patient/1/$graphql?query=%7Bx%7D", r"Patient\.\$graphql"),
+    ("Patient.cruds", "GET", "/Patient/1/$GraphQL?query=%7Bx%7D", r"Patient\.\$…"),
     ("Patient.$match", "POST", "/Patient/$Match", r"Patient\.\$…"),
     ("Patient.cruds", "POST", "/Observation/1/$x", r"Observation\.\$…"),
     ("Patient.cruds", "DELETE", "/Patient/$match", "no such method"),
@@ -161,6 +164,7 @@ REFUSED = [
     ("*.rs", "GET", "/.well-known/%2e%2e/Patient", "form"),
     ("*.rs", "GET", "/.well-known/..", "form"),
     ("*.rs", "GET", "/.well-known/a/..", "form"),
+    ("*.rs", "GET", "/.well-known/a/...", "form"),
     ("*.rs", "GET", "/.well-known", "form"),
     ("*.rs", "GET", "http://elsewhere/Patient", "form"),
     ("*.rs", "OPTIONS", "*", "form"),
@@ -349,6 +353,9 @@ UNCLEAR = [
     "a=b%252526_include%25253D*",
     "a=b?_include=*",
     "a=b;X-HTTP-Method-Override=DELETE",
+    "a=b%u0026_include=*",
+    "a=b%",
+    "a%zz=b",
     "_INCLUDE=*",
     "_include=*&_include=Observation:patient",
     "name=\xe9",
@@ -744,6 +751,86 @@ def test_no_disguise_of_a_parameter_slips_past(query):
     assert said(lambda: permissions.check(b"GET", b"/Patient?" + query.encode(), {}))
     assert said(lambda: permissions.check_search_form(b"/Patient/_search", query.encode()))
     assert on_bundle("Patient.cruds", bundle(ask("GET", "Patient?" + query)))
+
+
+# How servers and what stands before them change a path before they look at it.
+CLEANINGS: list[Callable[[bytes], bytes]] = [
+    unquote_to_bytes,
+    posixpath.normpath,
+    lambda path: re.sub(rb"[/\\\\]+", b"/", path),
+    lambda path: re.sub(rb";[^/]*", b"", path),
+    lambda path: re.split(rb"[#\0]", path)[0],
+    lambda path: path.strip(),
+    lambda path: re.sub(rb"(?<=/)\.+(?=/|$)", b"", path),
+]
+
+
+@settings(max_examples=500)
+@given(METHODS, TARGETS | disguised_paths())
+def test_a_path_that_passes_reads_the_same_however_it_is_cleaned(method, target):
+    path = target.partition("?")[0].encode("latin-1") or b"/"
+    if verdict("*.crud *.s *.$*", method, path.decode("latin-1")) == "":
+        assert [clean(path) for clean in CLEANINGS] == [path] * len(CLEANINGS)
+
+
+def readings(query: bytes) -> set[tuple[str, str]]:
+    """Names and values as any server might read them: decoded up to three times, at any moment."""
+    texts = [query]
+    for _ in range(3):
+        texts.append(unquote_to_bytes(texts[-1].replace(b"+", b" ")))
+    found = set()
+    for text in texts:
+        for separators in (rb"[&]", rb"[&;]", rb"[&;?]"):
+            for piece in re.split(separators, text):
+                name, _, value = piece.partition(b"=")
+                for _ in range(3):
+                    found.add((name.decode("latin-1"), value.decode("latin-1")))
+                    name = unquote_to_bytes(name.replace(b"+", b" "))
+    return found
+
+
+PARAMETERS = """
+    name _id _count _lastUpdated _sort name:exact subject:Patient _include _INCLUDE _revinclude _list
+    _has:Observation:patient:code organization.name organization:Organization.name _filter _method x-a
+    """
+QUERY_VALUES = """
+    x -date 1,2 Observation:subject:Group http://x|1 * a=b a%26_list=1 a;_list=1 a%3B_list%3D1 a?_list=1
+    a%2526_list=1 a%2526_list%253D1 %u0026_list=1 %zz J%C3%B6rg 'x' a%20b
+    """
+
+
+@st.composite
+def queries(draw: st.DrawFn) -> str:
+    """A query of parameters that are harmless, and of some that are not, in any spelling."""
+
+    def choose(count: int) -> int:
+        return draw(st.integers(0, count - 1))
+
+    pieces = []
+    for _ in range(draw(st.integers(0, 3))):
+        name = escape(draw(st.sampled_from(PARAMETERS.split())), choose, draw(st.sampled_from([0, 0, 1, 2])))
+        equals = draw(st.sampled_from(["=", "=", "=", "%3D"]))
+        pieces.append(name + equals + draw(st.sampled_from(QUERY_VALUES.split())))
+    return draw(st.sampled_from(["&", "&", ";", "%26", "?", "&&"])).join(pieces)
+
+
+@settings(max_examples=500)
+@given(queries())
+def test_no_reading_of_a_query_that_passes_reads_another_type(query):
+    if verdict("Patient.cruds", "GET", f"/Patient?{query}") == "":
+        for name, value in readings(query.encode()):
+            first, _, rest = name.strip().lower().partition(":")
+            assert (
+                first not in ("_include", "_revinclude", "_has", "_list", "_filter", "_method") or not value
+            )
+            assert not value or "." not in first + rest.partition("=")[0]
+
+
+@settings(max_examples=300)
+@given(st.lists(queries().filter(lambda query: "&" not in query), max_size=3))
+def test_a_query_passes_if_each_of_its_parameters_does(parts):
+    apart = [verdict("Patient.cruds", "GET", f"/Patient?{part}") for part in parts]
+    assert verdict("Patient.cruds", "GET", "/Patient?" + "&".join(parts)) == next(filter(None, apart), "")
 
 
 JSON_VALUES = st.recursive(

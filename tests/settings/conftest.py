@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.settings import Address, Loaded, SettingsError, add_arguments, load, load_admin_listen
+from proxy.settings import Address, Loaded, Rule, SettingsError, add_arguments, load, load_admin_listen
 
 REQUIRED = {
     "FUMAGE_BASE_URL": "https://fumage-example.canvasmedical.com",
@@ -18,6 +18,7 @@ class Place:
     def __init__(self, cwd: Path):
         self.cwd = cwd
         self.env = dict(REQUIRED)
+        self.rules: tuple[Rule, ...] = ()
 
     def write(self, name: str, content: str | bytes) -> Path:
         path = self.cwd / name
@@ -30,7 +31,7 @@ class Place:
         return self
 
     def load(self, *flags: str, **env: str) -> Loaded:
-        return load(_parse(flags), self.env | env, cwd=self.cwd)
+        return load(_parse(flags), self.env | env, cwd=self.cwd, rules=self.rules)
 
     def problems(self, *flags: str, **env: str) -> list[str]:
         with pytest.raises(SettingsError) as caught:

@@ -1,6 +1,6 @@
 import dataclasses
 
-from proxy.settings import KEYS, Settings, describe, markdown_table
+from proxy.settings import KEYS, Settings, defaults, describe, given, markdown_table, told
 from tests.settings.conftest import Place
 
 
@@ -27,6 +27,38 @@ def test_the_description_has_a_line_a_key_with_its_source(place: Place) -> None:
 
 def test_the_description_shows_no_secret(place: Place) -> None:
     assert "s3cret" not in describe(place.load())
+
+
+def test_what_is_logged_has_no_id_of_a_patient(place: Place) -> None:
+    loaded = place.load("--patient=b9f82cd0", "--scope=patient/*.read")
+    assert "patient = b9f82cd0  (flag --patient)" in describe(loaded)
+    assert "b9f82cd0" not in given(loaded) + told(loaded, KEYS)
+    assert "patient = ******** (flag --patient)" in given(loaded)
+
+
+def test_what_was_given_and_what_was_not_are_told_on_a_line_each(place: Place) -> None:
+    store = "redis://user:hush@redis.example/0"
+    loaded = place.load(
+        "--max-body=1024", FUMAGE_PROXY_TOKEN_STORE=store, FUMAGE_PROXY_TOKEN_STORE_KEY="k" * 32
+    )
+    assert given(loaded) == (
+        "base_url = https://fumage-example.canvasmedical.com (environment FUMAGE_BASE_URL); "
+        "client_id = id (environment CANVAS_API_CLIENT_ID); "
+        "client_secret = ******** (environment CANVAS_API_CLIENT_SECRET); "
+        "token_url = https://example.canvasmedical.com/auth/token/ (derived from base_url); "
+        "max_body = 1KiB (flag --max-body); "
+        "token_store = redis://user:********@redis.example/0 (environment FUMAGE_PROXY_TOKEN_STORE); "
+        "token_store_key = ******** (environment FUMAGE_PROXY_TOKEN_STORE_KEY)"
+    )
+    rest = defaults(loaded).split("; ")
+    assert "listen = 127.0.0.1:3447,[::1]:3447" in rest
+    assert not [line for line in rest if line.startswith(("max_body", "scope", "client_id"))]
+    assert len(rest) + given(loaded).count("; ") + 1 == sum(
+        getattr(loaded.settings, name) not in (None, ()) for name in KEYS
+    )
+    assert told(loaded, ["max_body", "client_secret"]) == (
+        "client_secret = ******** (environment CANVAS_API_CLIENT_SECRET); max_body = 1KiB (flag --max-body)"
+    )
 
 
 def test_the_table_has_a_row_a_key() -> None:

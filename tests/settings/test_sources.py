@@ -17,6 +17,11 @@ from tests.settings.conftest import Place
         ("FUMAGE_PROXY_CONNECT-TIMEOUT", "FUMAGE_PROXY_CONNECT_TIMEOUT"),
         ("FUMAGE_PROXY_listen", "FUMAGE_PROXY_LISTEN"),
         ("FUMAGE_PROXY_CONFG", "FUMAGE_PROXY_CONFIG"),
+        ("FUMAGE_PROXY_MAX", "FUMAGE_PROXY_MAX_HEAD"),
+        ("FUMAGE_PROXY_PORT", "FUMAGE_PROXY_LISTEN"),
+        ("FUMAGE_PROXY_ADMIN_PORT", "FUMAGE_PROXY_ADMIN_LISTEN"),
+        ("FUMAGE_PROXY_LOG", "FUMAGE_PROXY_LOG_LEVEL"),
+        ("FUMAGE_PROXY_ENV_FILE", "--env-file"),
     ],
 )
 def test_an_unknown_variable_suggests_the_nearest_name(place: Place, name: str, meant: str) -> None:
@@ -73,6 +78,9 @@ def test_what_only_resembles_a_service_link_is_an_error(place: Place, name: str,
         ("fumage_base_url", "base_url"),
         ("CANVAS_API_CLIENT_ID", "client_id"),
         ("lissten", "listen"),
+        ("port", "listen"),
+        ("env_file", "--env-file"),
+        ("config", "--config"),
     ],
 )
 def test_an_unknown_toml_key_suggests_the_nearest_name(place: Place, name: str, meant: str) -> None:
@@ -133,7 +141,19 @@ def test_who_named_a_missing_toml_file_is_said(place: Place) -> None:
 
 def test_a_virtualenv_called_dotenv_is_no_mistake(place: Place) -> None:
     (place.cwd / ".env").mkdir()
+    place.write(".env/pyvenv.cfg", "home = /usr/bin\n")
     place.load()
+
+
+def test_a_dotenv_file_that_is_there_and_cannot_be_read_is_an_error(place: Place) -> None:
+    path = place.cwd / ".env"
+    path.mkdir()
+    assert place.problem() == ".env file ./.env cannot be read: Is a directory"
+    path.rmdir()
+    path.symlink_to("nowhere")
+    told = "cannot be read: No such file or directory (it is a link, which leads nowhere)"
+    assert place.problem() == f".env file ./.env {told}"
+    assert place.problem("--env-file=.env") == f".env file .env {told}"
 
 
 def test_a_dotenv_line_that_cannot_be_read_is_named_and_not_shown(place: Place) -> None:

@@ -105,15 +105,16 @@ async def _metrics(port: int) -> dict[str, float]:
     }
 
 
-async def soak(seconds: float, seed: int, rate: float, folder: Path) -> int:
+async def soak(seconds: float, seed: int, rate: float, folder: Path, scheme: str = "http") -> int:
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     other_process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.soak.fumage", str(seed)),
+        *(sys.executable, "-m", "tests.soak.fumage", str(seed), scheme),
         cwd=_ROOT, env=environment, stdin=PIPE, stdout=PIPE, limit=2**30,
     )  # fmt: skip
     try:
         other = Other(other_process)
         urls = await other.ask()
+        (folder / "ca.pem").write_text(urls["trusted"])
         with (folder / "stderr").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "proxy", "serve"),
@@ -121,6 +122,7 @@ async def soak(seconds: float, seed: int, rate: float, folder: Path) -> int:
                 env={
                     **environment, **_SETTINGS,
                     "FUMAGE_BASE_URL": urls["fumage"], "FUMAGE_PROXY_TOKEN_URL": urls["token_url"],
+                    "FUMAGE_PROXY_CA_FILE": str(folder / "ca.pem"),
                     "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'tests/soak/look'}",
                     "SOAK_LOOK": str(folder / "look.json"),
                 },
@@ -255,11 +257,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--rate", type=float, default=80, help="requests a second")
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--scheme", choices=("http", "https"), default="http", help="of Fumage and the EMR")
     given = parser.parse_args(arguments)
     seed = given.seed if given.seed is not None else secrets.randbelow(10**6)
-    print(f"seed {seed}, {given.seconds:g} s, about {given.rate:g} requests a second", flush=True)
+    about = f"seed {seed}, {given.scheme}, {given.seconds:g} s, about {given.rate:g} requests a second"
+    print(about, flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        return asyncio.run(soak(given.seconds, seed, given.rate, Path(folder)))
+        return asyncio.run(soak(given.seconds, seed, given.rate, Path(folder), given.scheme))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,20 @@
 """The other side of the soak, a process of its own: a Fumage and an EMR that misbehave at random.
 
-Lines come in on stdin, an answer goes out on stdout for each: `rest` ends all faults, `open` counts Fumage's
-open connections, `tell` gives what was noted. Times are of the monotonic clock, which all processes share.
+`python -m tests.soak.fumage SEED SCHEME` says where both are, and whom to trust. Lines come in on stdin, an
+answer goes out for each: `rest` ends all faults, `open` counts Fumage's open connections, `tell` gives what
+was noted. Times are of the monotonic clock, which all processes share.
 """
 
 import asyncio
 import json
 import random
+import ssl
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import trustme
 
 from tests.soak import ID, SIZE, pattern
 from tests.support.emr import EMR
@@ -26,6 +31,8 @@ from tests.support.upstream import (
 
 LIFETIME = 6.0  # s of a token
 FRAMINGS: tuple[Framing, ...] = ("length", "chunked", "close")
+CLEAN = ("close",)
+ABRUPT = {"http": ("reset",), "https": ("reset", "cut")}  # cut: without close_notify
 
 # What becomes of a request whose token is good, and how often, in percent; the rest is served.
 FATES = {
@@ -55,10 +62,11 @@ class Fate:
 
 
 class Misbehaving:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, tls: ssl.SSLContext | None) -> None:
         self.random = random.Random(seed)
-        self.fumage = Upstream(answer=early(self.serve))
-        self.emr = EMR(expires_in=LIFETIME)
+        self.fumage = Upstream(answer=early(self.serve), tls=tls)
+        self.emr = EMR(expires_in=LIFETIME, tls=tls)
+        self.abrupt = ABRUPT["https" if tls else "http"]
         self.emr.answer = self.grant
         self.calm = False
         self.fates: dict[int, list[Fate]] = defaultdict(list)
@@ -142,7 +150,7 @@ class Misbehaving:
             await self._cut_body(seen, wire, body, framing)
         elif name == "garbage":
             wire.write(b"SSH-2.0-OpenSSH_9.6\r\n")
-            self._end(wire, reset=False)
+            self._end(wire, CLEAN)
         elif name == "hang":
             await wire.forever()
         elif name == "own-503":
@@ -163,7 +171,7 @@ class Misbehaving:
         head = b"HTTP/1.1 200 OK\r\n%b: %b\r\n" % (ID.encode(), (seen[ID] or "").encode())
         wire.write(head + cut[framing])
         await wire.drain()
-        self._end(wire, reset=True if framing == "close" else None)
+        self._end(wire, self.abrupt if framing == "close" else ())
 
     async def _slow(self, seen: Seen, wire: Wire, status: int, body: bytes, framing: Framing) -> None:
         pieces = [body[at : at + len(body) // 5 + 1] for at in range(0, len(body), len(body) // 5 + 1)]
@@ -182,11 +190,11 @@ class Misbehaving:
         if framing != "length":
             wire.write(b"0\r\n\r\n")
 
-    def _end(self, wire: Wire, *, reset: bool | None = None) -> None:
-        if self.random.random() < 0.5 if reset is None else reset:
-            wire.reset()
-        else:
-            wire.close()
+    def _end(self, wire: Wire, ways: Sequence[str] = ()) -> None:
+        """In one of these ways, or in any."""
+        way = self.random.choice(ways or (*CLEAN, *self.abrupt))
+        self.counts[f"connections ended by {way}"] += 1
+        {"close": wire.close, "reset": wire.reset, "cut": wire.cut}[way]()
 
     # --- the EMR ---
 
@@ -213,9 +221,9 @@ class Misbehaving:
             if idle and not self.calm:
                 self.counts["idle closes"] += 1
                 wire = self.random.choice(idle)
-                # A reset takes back what the kernel has not sent yet: not so soon after an answer.
+                # Others take back what the kernel has not sent yet: not so soon after an answer.
                 settled = time.monotonic() - self._served[wire] > 0.5
-                self._end(wire, reset=None if settled else False)
+                self._end(wire, () if settled else CLEAN)
 
     async def revoke(self) -> None:
         while True:
@@ -277,14 +285,22 @@ async def _late(seen: Seen, wire: Wire) -> None:
     await wire.forever()
 
 
-async def main(seed: int) -> None:
-    parties = Misbehaving(seed)
+def _certified(ca: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+async def main(seed: int, scheme: str) -> None:
+    ca = trustme.CA()
+    parties = Misbehaving(seed, _certified(ca) if scheme == "https" else None)
     async with parties.fumage, parties.emr, asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(spell())
             for spell in (parties.close_idle, parties.revoke, parties.restart, parties.emr_outages)
         ]
-        _say({"fumage": parties.fumage.url, "token_url": parties.emr.token_url})
+        trusted = ca.cert_pem.bytes().decode()
+        _say({"fumage": parties.fumage.url, "token_url": parties.emr.token_url, "trusted": trusted})
         loop = asyncio.get_running_loop()
         while word := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
             if word == "rest":
@@ -306,4 +322,4 @@ def _say(what: object) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))

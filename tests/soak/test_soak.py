@@ -9,10 +9,11 @@ from tests.soak.promises import Fate, Notes, Sent, broken_promises
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_ten_seconds_of_random_faults_break_no_promise(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = await soak(seconds=10, seed=1, rate=60, folder=tmp_path)
+    code = await soak(seconds=10, seed=1, rate=60, folder=tmp_path, scheme=scheme)
     assert code == 0, capsys.readouterr().out
 
 

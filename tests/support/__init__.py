@@ -58,12 +58,14 @@ class Pipe(asyncio.Protocol):
         self.lost = False
         self.pulse = Pulse()
         self.stalled = False  # the kernel takes no more, because the peer does not read
+        self.plain = True
 
     def beat(self) -> None:
         self.pulse.beat()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.plain = transport.get_extra_info("sslcontext") is None  # now: asyncio's forgets it when aborted
         self.transport.set_write_buffer_limits(high=1, low=0)  # so that drain() means: the kernel has it
 
     def data_received(self, data: bytes) -> None:
@@ -75,7 +77,7 @@ class Pipe(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.ending = self.ending or "eof"
         self.beat()
-        return self.transport.get_extra_info("sslcontext") is None  # plain TCP stays half open
+        return self.plain  # which stays half open
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ending = self.ending or ("reset" if exc else "eof")

@@ -234,6 +234,7 @@ class Upstream:
 
     answer: Behaviour = field(default_factory=lambda: reply(200, PATIENT, [FHIR]))
     tls: ssl.SSLContext | None = None
+    host: str = "127.0.0.1"
     on_connect: Callable[[Wire], Awaitable[None]] | None = None  # before the first request is read
     script: deque[Behaviour] = field(default_factory=deque, init=False)
     seen: list[Seen] = field(default_factory=list, init=False)
@@ -248,7 +249,7 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        return f"https://localhost:{self.port}" if self.tls else f"http://127.0.0.1:{self.port}"
+        return f"https://localhost:{self.port}" if self.tls else f"http://{self.host}:{self.port}"
 
     @property
     def open(self) -> int:
@@ -267,7 +268,7 @@ class Upstream:
         """Listen, on the same port as before."""
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Wire(self),
-            "127.0.0.1",
+            self.host,
             self.port,
             ssl=self.tls,
             ssl_handshake_timeout=5 if self.tls else None,

@@ -8,7 +8,7 @@ from proxy.token.answer import Token
 from proxy.token.seal import Seal
 from proxy.token.shared import SharedGrant
 from proxy.token.source import TokenSource
-from proxy.token.store import RedisStore
+from proxy.token.store import RedisStore, StoreError
 from tests.support.clock import FakeClock
 from tests.token.script import Script
 
@@ -36,9 +36,9 @@ class Replica:
         self.grant = SharedGrant(self.script, **(values | changes))
         self.source = TokenSource(self.grant, refresh_margin=60, clock=self.clock, random=lambda: 0.5)
 
-    def observe(self, event: str, why: str | None) -> None:
+    def observe(self, event: str, why: StoreError | None) -> None:
         self.told.append(event)
-        self.why.append(why)
+        self.why.append(f"{why} {why.advice}" if why else None)
 
     async def reject(self, token: Token) -> Token | None:
         """A request sent with it got a 401."""

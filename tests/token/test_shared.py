@@ -323,6 +323,42 @@ async def test_a_lease_without_end_is_waited_for_as_long_as_a_token_request_may_
     assert one.told[1:] == ["waited", "fallback"]
 
 
+async def test_what_one_gets_beside_a_lease_of_which_nothing_comes_reaches_the_others(
+    server: Server, start: Start
+) -> None:
+    stuck = Replica(server.url, "s")
+    old = await stuck.source.get()
+    two, three = (Replica(server.url, name, clock=SystemClock(), patience=0.2) for name in "bc")
+    mine, yours = await two.source.get(), await three.source.get()
+    stuck.script.gate.clear()
+    waiting = start(stuck.reject(old))
+    await until(lambda: stuck.script.busy)
+    assert text(await two.reject(mine)) == "b-tok-1"
+    assert text(await three.reject(yours)) == "b-tok-1"
+    assert (two.told, three.told) == (["hit", "waited", "fallback"], ["hit", "hit"])
+    stuck.script.gate.set()
+    assert text(await waiting) == "s-tok-2"  # its lease is good all the same
+    assert stuck.told == ["fetched", "fetched"]
+
+
+async def test_what_one_gets_beside_a_lease_does_not_replace_what_was_put_there_meanwhile(
+    server: Server, start: Start
+) -> None:
+    one, three = Replica(server.url, "a"), Replica(server.url, "c")
+    two = Replica(server.url, "b", clock=SystemClock(), patience=0.2)
+    one.script.gate.clear()
+    first = start(one.source.get())
+    await until(lambda: one.script.busy)
+    two.script.gate.clear()
+    second = start(two.source.get())
+    await until(lambda: two.script.busy)
+    one.script.gate.set()
+    assert text(await first) == "a-tok-1"
+    two.script.gate.set()
+    assert text(await second) == "b-tok-1"
+    assert text(await three.source.get()) == "a-tok-1"
+
+
 async def test_no_connection_stays_behind(server: Server) -> None:
     one = Replica(server.url)
     await one.source.get()

@@ -41,8 +41,7 @@ def a_record(target: bytes = b"/Patient/1", request_id: bytes = b"a" * 32, metho
 
 def test_a_line_has_its_fields_in_their_order() -> None:
     record = a_record(b"/Patient/123?name=Smith&_count=10&x-secret=1", UUID)
-    record.asked(100.1)
-    record.answered(100.3)
+    record.upstream_seconds = 0.20
     record.request_bytes, record.response_bytes = 3, 4
     record.correlation_id = b"c-1"
     line = write(record)

@@ -36,6 +36,9 @@ NAMES = {
     "fumage_proxy_replays_total": ("counter", {"outcome"}),
     "fumage_proxy_token_requests_total": ("counter", {"grant", "outcome"}),
     "fumage_proxy_token_expiry_timestamp_seconds": ("gauge", set()),
+    "fumage_proxy_token_store_tokens_total": ("counter", {"outcome"}),
+    "fumage_proxy_token_store_waits_total": ("counter", set()),
+    "fumage_proxy_token_store_unreadable_total": ("counter", set()),
     "fumage_proxy_upstream_connections": ("gauge", {"state"}),
     "fumage_proxy_request_bytes_total": ("counter", set()),
     "fumage_proxy_response_bytes_total": ("counter", set()),
@@ -52,6 +55,7 @@ WORDS = {
     "outcome": {
         *("ok", "rejected", "suppressed", "too_large", "no_token"),
         *("refused", "unusable", "unreachable", "timeout"),
+        *("hit", "fetched", "fallback"),
     },
     "grant": {"client_credentials", "refresh_token"},
     "state": {"idle", "active", "opening"},
@@ -191,6 +195,7 @@ def test_series_that_are_known_beforehand_are_there_from_the_start() -> None:
     series = [key for key in now._found if key[0].startswith("fumage_proxy_")]
     assert sum(name == "fumage_proxy_replays_total" for name, _ in series) == 5
     assert sum(name == "fumage_proxy_token_requests_total" for name, _ in series) == 10
+    assert sum(name == "fumage_proxy_token_store_tokens_total" for name, _ in series) == 3
     assert all(not now(name, **dict(labels)) for name, labels in series if name.endswith("_total"))
 
 

@@ -1,0 +1,99 @@
+"""A coroutine without a task, for as long as it waits for nothing but bytes from Fumage.
+
+A task, the futures that it waits for and the turns of the loop in between are a tenth of what an exchange
+costs. So it begins as a strand, which runs inside the callbacks that bring the bytes: from the caller's
+request to ours in one, from Fumage's answer to ours in another. Before any other wait (for a token, a free
+connection, a slow caller) it becomes a task, by `as_task`, and stays one.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from types import coroutine
+from typing import Any, Protocol
+
+
+class Source(Protocol):
+    """What news come from: it calls `on_news` once, at the end of a callback of the loop."""
+
+    on_news: Callable[[], None] | None
+
+
+async def news(source: Source) -> None:
+    """Wait for news of the source; for tasks."""
+    told = asyncio.Event()
+    source.on_news = told.set
+    try:
+        await told.wait()
+    finally:
+        source.on_news = None
+
+
+class Strand:
+    """Drives one coroutine."""
+
+    __slots__ = ("_coroutine", "_done", "_loop", "_running", "_task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop = loop
+        self._running = False
+        self._done = False
+        self._task: asyncio.Task[None] | None = None
+
+    # --- for the coroutine ---
+
+    @coroutine
+    def news(self, source: Source) -> Generator[Any, None, None]:
+        """Wait for news of the source."""
+        if self._task is not None:
+            yield from news(source).__await__()
+            return
+        source.on_news = self._step
+        try:
+            yield source
+        finally:
+            source.on_news = None
+
+    @coroutine
+    def as_task(self) -> Generator[None, None, None]:
+        """Be a task from here on, which may wait for whatever it likes."""
+        if self._task is None:
+            yield
+
+    # --- for who started it ---
+
+    @property
+    def running(self) -> bool:
+        """Whether it is this coroutine's own code that asks."""
+        return self._running or (self._task is not None and self._task is asyncio.current_task())
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run the coroutine up to its first wait that is not over yet."""
+        self._coroutine = coroutine
+        self._step()
+
+    def cancel(self) -> None:
+        """Raise CancelledError in the coroutine, where it waits, in a later turn of the loop."""
+        if self._task is not None:
+            self._task.cancel()
+        elif not self._done:
+            self._loop.call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif not self._done:
+            self._step(asyncio.CancelledError())
+
+    def _step(self, error: BaseException | None = None) -> None:
+        self._running = True
+        try:
+            waits = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+            if waits is None:
+                self._task = self._loop.create_task(self._coroutine)
+        except (StopIteration, asyncio.CancelledError):
+            self._done = True
+        except Exception as failure:
+            self._done = True
+            self._loop.call_exception_handler({"message": "An exchange failed.", "exception": failure})
+        finally:
+            self._running = False

@@ -1,0 +1,503 @@
+"""SIGHUP: `.env` and TOML are read again; what can change while the proxy runs does, or nothing at all."""
+
+import asyncio
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import termios
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.settings import KEYS, LIVE
+from tests.product.command import COMMAND, SECRET, Running, before, environment, running
+from tests.support.caller import Broken, Caller, build, fetch
+from tests.support.emr import EMR, form, refuse
+from tests.support.upstream import Seen, Upstream, Wire, after, hang, reply
+
+NOTHING = "changed: nothing"
+
+
+class Place:
+    """A folder with a `.env`, and a proxy that knows what stands there and nothing else."""
+
+    proxy: Running
+    port: int
+    admin: int
+
+    def __init__(self, fumage: Upstream, emr: EMR, folder: Path):
+        self.fumage, self.emr, self.folder = fumage, emr, folder
+        self.env = before(fumage, emr)
+        self.write()
+
+    def write(self, **more: str) -> None:
+        """The `.env`; `more` by key."""
+        named = {KEYS[key].environment: value for key, value in more.items()}
+        lines = [f"{name}='{value}'\n" for name, value in (self.env | named).items()]
+        (self.folder / ".env").write_text("".join(lines))
+
+    @asynccontextmanager
+    async def started(self, *arguments: str, **env: str) -> AsyncIterator[Running]:
+        async with running(*arguments, cwd=self.folder, env=env) as self.proxy:
+            self.port, self.admin = await self.proxy.port(), await self.proxy.admin_port()
+            await self.proxy.says("A new token is in use")
+            yield self.proxy
+
+    async def reload(self, **more: str) -> str:
+        """Write `more` into the `.env`, have it read, and return what is told until that is over."""
+        self.write(**more)
+        return await self.again()
+
+    async def again(self) -> str:
+        self.proxy.err.clear()
+        self.proxy.terminate(signal.SIGHUP)
+        await self.proxy.says(r"The settings were read again|got no token: nothing was changed")
+        return "\n".join(self.proxy.err)
+
+    async def status(self, *request: str, **shape: str) -> int:
+        return (await fetch(self.port, *request, **shape)).status  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def place(fumage: Upstream, emr: EMR, tmp_path: Path) -> Place:
+    return Place(fumage, emr, tmp_path)
+
+
+async def test_the_env_file_is_read_again(place: Place) -> None:
+    async with place.started(), await Caller.connect(place.port) as kept:
+        assert (await kept.request("POST", "/Patient", body=b"{}")).status == 200
+        told = await place.reload(allow="*.rs")
+        assert "changed: allow = *.rs (.env file ./.env)" in told
+        assert (await kept.request("POST", "/Patient", body=b"{}")).status == 403
+        assert (await kept.request()).status == 200, "its connection stays"
+        await place.reload()
+        assert (await kept.request("POST", "/Patient", body=b"{}")).status == 200
+    assert place.emr.requests == 1
+
+
+async def test_a_toml_file_is_read_again(place: Place) -> None:
+    config = place.folder / "proxy.toml"
+    config.write_text('allow = "*.rs"\n')
+    async with place.started("--config", "proxy.toml"):
+        assert await place.status("DELETE") == 403
+        config.write_text('allow = "*.cruds"\n')
+        assert "changed: allow = *.cruds (TOML file proxy.toml)" in await place.again()
+        assert await place.status("DELETE") == 200
+
+
+async def test_flags_and_the_environment_keep_their_precedence(place: Place) -> None:
+    async with place.started("--allow", "*.rs", FUMAGE_PROXY_MAX_BODY="1KiB"):
+        assert NOTHING in await place.reload(allow="*.cruds", max_body="1MiB")
+        assert await place.status("DELETE") == 403
+
+
+async def test_without_any_file_nothing_changes(place: Place) -> None:
+    (place.folder / ".env").unlink()
+    async with place.started(**place.env):
+        assert NOTHING in await place.again()
+        assert await place.status() == 200
+    assert place.emr.requests == 1
+
+
+async def test_wrong_settings_are_all_told_and_change_nothing(place: Place) -> None:
+    async with place.started() as proxy:
+        told = await place.reload(allow="Patient.rs", max_body="much", idle_timeout="soon", client_secret="")
+        for problem in ("MAX_BODY: .*much", "IDLE_TIMEOUT: .*soon", "client_secret is missing"):
+            assert re.search(f'"error".*Settings: .*{problem}', told)
+        assert "wrong: nothing was changed" in told
+        assert await place.status("GET", "/Observation/1") == 200
+        proxy.terminate()
+        assert await proxy.ended() == 0
+
+
+async def test_what_cannot_change_is_named_and_the_rest_changes(place: Place) -> None:
+    async with place.started() as proxy:
+        told = await place.reload(
+            allow="*.rs", listen="127.0.0.1:1", max_connections="7", quit_endpoint="true"
+        )
+        assert "changed: allow = *.rs" in told
+        await proxy.says(
+            '"warning".*Changed as well, but needs a restart: listen, max_connections, quit_endpoint'
+        )
+        assert await place.status("DELETE") == 403
+        await place.again()
+        await proxy.says("needs a restart: listen, max_connections, quit_endpoint")
+
+
+# Credentials
+
+
+def known(**secrets: str) -> Callable[[Seen, Wire], Awaitable[None]]:
+    """An EMR that knows these clients, by their ids."""
+
+    async def answer(seen: Seen, wire: Wire) -> None:
+        asked = form(seen)
+        name = asked["client_id"]
+        token = reply(200, f'{{"access_token": "of-{name}", "expires_in": 3600}}'.encode())
+        await (token if secrets.get(name) == asked["client_secret"] else refuse())(seen, wire)
+
+    return answer
+
+
+async def test_new_credentials_are_used_once_they_got_a_token(place: Place) -> None:
+    place.emr.answer = known(client=SECRET, other="hush")
+    async with place.started():
+        assert await place.status() == 200
+        told = await place.reload(client_id="other", client_secret="hush")
+        assert "client_id = other (.env file ./.env); client_secret = ********" in told
+        assert await place.status() == 200
+        assert "hush" not in told
+    assert [seen.bearer for seen in place.fumage.seen] == ["of-client", "of-other"]
+
+
+async def test_credentials_that_get_no_token_change_nothing_at_all(place: Place) -> None:
+    place.emr.answer = known(client=SECRET, other="hush")
+    async with place.started():
+        told = await place.reload(allow="*.rs", client_secret="wrong")
+        assert re.search('"error".*The new credentials got no token: nothing was changed', told)
+        assert "wrong" not in told
+        assert await place.status("DELETE") == 200
+        assert "changed: allow = *.rs (" in await place.reload(allow="*.rs")
+        assert await place.status("DELETE") == 403
+    assert {seen.bearer for seen in place.fumage.seen} == {"of-client"}
+
+
+async def test_requests_are_served_while_new_credentials_prove_themselves(place: Place) -> None:
+    place.emr.answer = known(client=SECRET, other="hush")
+    async with place.started() as proxy:
+        asked = place.emr.requests
+        place.emr.script.append(hang())
+        place.write(client_id="other", client_secret="hush", token_timeout="300ms")
+        proxy.terminate(signal.SIGHUP)
+        await place.emr.until(lambda: place.emr.requests > asked)
+        assert await place.status() == 200
+        await proxy.says("did not answer within 0.3 s")
+        assert await place.status() == 200
+    assert {seen.bearer for seen in place.fumage.seen} == {"of-client"}
+
+
+async def test_credentials_of_another_instance_are_not_shown_to_the_old_one(place: Place) -> None:
+    async with Upstream() as elsewhere, place.started() as proxy:
+        asked = place.emr.requests
+        told = await place.reload(base_url=elsewhere.url, client_secret="of-the-other", allow="*.rs")
+        assert "changed: allow = *.rs" in told
+        await proxy.says("needs a restart: base_url, client_secret")
+        assert place.emr.requests == asked
+
+
+async def test_a_secret_may_move_into_a_file_which_is_watched_from_then_on(place: Place) -> None:
+    place.emr.answer = known(client=SECRET)
+    file = place.folder / "secret"
+    file.write_text(SECRET)
+    del place.env["CANVAS_API_CLIENT_SECRET"]
+    place.write(client_secret=SECRET)
+    async with place.started() as proxy:
+        assert "client_secret_file = " in await place.reload(client_secret_file=str(file))
+        place.emr.answer = known(client="rotated")
+        file.write_text("rotated")
+        await proxy.says("The client secret was rotated")
+        asked = place.emr.requests
+        assert NOTHING in await place.again()
+        assert place.emr.requests == asked, "what the file's change brought is what runs"
+        file.write_text("rotated again")
+        place.emr.answer = known(client="rotated again")
+        assert "client_secret = ********" in await place.again()
+        asked = place.emr.requests
+        assert NOTHING in await place.again()
+        assert place.emr.requests == asked
+
+
+# What each key that can change does
+
+
+async def _allow(place: Place) -> bool:
+    return await place.status("DELETE") == 403
+
+
+async def _allowed_hosts(place: Place) -> bool:
+    pages = [await fetch(port, "GET", "/status", host="fhir.test") for port in (place.port, place.admin)]
+    return [page.status for page in pages] == [200, 200]
+
+
+async def _allowed_origins(place: Place) -> bool:
+    return (await fetch(place.port, headers=[("Origin", "https://app.test")])).status == 200
+
+
+async def _links(place: Place) -> bool:
+    url = place.fumage.url + "/Task/1"
+    place.fumage.answer = reply(201, b"", [("Location", url)])
+    return (await fetch(place.port, "POST", "/Task", body=b"{}"))["Location"] == url
+
+
+async def _response_timeout(place: Place) -> bool:
+    place.fumage.answer = hang()
+    return await place.status() == 504
+
+
+async def _idle_timeout(place: Place) -> bool:
+    async def half(seen: Seen, wire: Wire) -> None:
+        wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")
+        await wire.forever()
+
+    place.fumage.answer = half
+    with pytest.raises(Broken):
+        await fetch(place.port)
+    async with await Caller.connect(place.port) as caller:
+        await caller.send(build("POST", body=b"{}")[:-1])
+        return (await caller.answer()).status == 408
+
+
+async def _client_timeout(place: Place) -> bool:
+    async with await Caller.connect(place.port) as caller:
+        await caller.send(b"GET / HTTP/1.1\r\n")
+        return (await caller.answer()).status == 408
+
+
+async def _client_keepalive(place: Place) -> bool:
+    async with await Caller.connect(place.port) as caller:
+        await caller.request()
+        return await caller.eof() == "eof"
+
+
+async def _max_clients(place: Place) -> bool:
+    async with await Caller.connect(place.port) as first:
+        await first.request()
+        return await place.status() == 503
+
+
+async def _max_head(place: Place) -> bool:
+    return (await fetch(place.port, headers=[("X-Long", "x" * 2000)])).status == 431
+
+
+async def _max_body(place: Place) -> bool:
+    return (await fetch(place.port, "POST", body=b"x" * 2000)).status == 413
+
+
+async def _replayed(place: Place) -> bool:
+    place.fumage.script.append(reply(401))
+    return (await fetch(place.port, "POST", body=b"x" * 2000)).status == 503
+
+
+async def _drain_delay(place: Place) -> bool:
+    place.proxy.terminate()
+    await place.proxy.says("what runs may take 25.2 s")
+    return await place.proxy.ended() == 0
+
+
+async def _drain_timeout(place: Place) -> bool:
+    place.fumage.answer = hang()
+    async with await Caller.connect(place.port) as caller:
+        await caller.send(build())
+        await place.fumage.until(lambda: place.fumage.seen)
+        place.proxy.terminate()
+        await place.proxy.says("drain_timeout is over")
+        return await place.proxy.ended() == 0
+
+
+async def _log_level(place: Place) -> bool:
+    await fetch(place.port, "GET", "/Observation/1")
+    place.proxy.terminate()
+    await place.proxy.ended()
+    return not any("Observation" in line for line in place.proxy.err)
+
+
+async def _log_format(place: Place) -> bool:
+    await fetch(place.port)
+    await place.proxy.says(r"info +GET Patient/\{id\} -> 200")
+    return True
+
+
+def _asked(**fields: str) -> Callable[[Place], Awaitable[bool]]:
+    async def asked(place: Place) -> bool:
+        return fields.items() <= form(place.emr.seen[-1]).items()
+
+    return asked
+
+
+async def _basic(place: Place) -> bool:
+    return place.emr.seen[-1]["Authorization"] is not None
+
+
+async def _once_more(place: Place) -> bool:
+    return place.emr.requests == 2
+
+
+CHANGES: dict[str, tuple[str, Callable[[Place], Awaitable[bool]]]] = {
+    "client_id": ("other", _asked(client_id="other")),
+    "client_secret": ("other", _asked(client_secret="other")),
+    "scope": ("system/*.read", _asked(scope="system/*.read")),
+    "patient": ("a-patient", _asked(patient="a-patient")),
+    "client_auth": ("basic", _basic),
+    "token_timeout": ("9s", _once_more),
+    "allow": ("*.rs", _allow),
+    "allowed_hosts": ("fhir.test", _allowed_hosts),
+    "allowed_origins": ("https://app.test", _allowed_origins),
+    "links": ("off", _links),
+    "response_timeout": ("50ms", _response_timeout),
+    "idle_timeout": ("50ms", _idle_timeout),
+    "client_timeout": ("50ms", _client_timeout),
+    "client_keepalive": ("50ms", _client_keepalive),
+    "max_clients": ("1", _max_clients),
+    "max_head": ("1KiB", _max_head),
+    "max_body": ("1KiB", _max_body),
+    "replay_limit": ("1KiB", _replayed),
+    "replay_memory": ("1KiB", _replayed),
+    "drain_delay": ("200ms", _drain_delay),
+    "drain_timeout": ("100ms", _drain_timeout),
+    "log_level": ("warning", _log_level),
+    "log_format": ("text", _log_format),
+}
+
+
+def test_every_key_that_can_change_has_its_effect_here() -> None:
+    assert CHANGES.keys() | {"client_secret_file"} == LIVE
+
+
+@pytest.mark.parametrize("key", CHANGES)
+async def test_a_key_that_can_change_takes_effect(key: str, place: Place) -> None:
+    value, took_effect = CHANGES[key]
+    if key == "patient":
+        place.write(scope="patient/*.read")
+        place.env["FUMAGE_PROXY_SCOPE"] = "patient/*.read"
+    async with place.started() as proxy:
+        assert await place.status() == 200
+        assert f"changed: {key} = " in await place.reload(**{key: value})
+        assert not any("needs a restart" in line for line in proxy.err)
+        assert await took_effect(place)
+
+
+# At the wrong moment, and more than once
+
+
+async def test_many_hangups_at_once_are_harmless(place: Place) -> None:
+    async with place.started() as proxy, await Caller.connect(place.port) as caller:
+        for number in range(20):
+            place.write(max_body=f"{number + 1}KiB")
+            proxy.terminate(signal.SIGHUP)
+            assert (await caller.request()).status == 200
+        await proxy.says("changed: max_body = 20KiB")
+        assert (await caller.request("POST", body=b"x" * 20 * 1024)).status == 200
+        assert (await fetch(place.port, "POST", body=b"x" * (20 * 1024 + 1))).status == 413
+        proxy.terminate()
+        assert await proxy.ended() == 0
+
+
+async def test_a_hangup_while_another_is_served_is_served_afterwards(place: Place) -> None:
+    go_on = asyncio.Event()
+    async with place.started() as proxy:
+        asked = place.emr.requests
+        place.emr.script.append(after(go_on, place.emr.grant()))
+        place.write(scope="one")
+        proxy.terminate(signal.SIGHUP)
+        await place.emr.until(lambda: place.emr.requests > asked)
+        place.write(scope="two")
+        proxy.terminate(signal.SIGHUP)
+        go_on.set()
+        await proxy.says("changed: scope = two")
+        assert form(place.emr.seen[-1])["scope"] == "two"
+
+
+async def test_a_hangup_while_the_proxy_stops_changes_nothing(place: Place) -> None:
+    go_on = asyncio.Event()
+    place.fumage.answer = after(go_on, reply(200, b"late"))
+    async with place.started() as proxy:
+        late = asyncio.create_task(fetch(place.port))
+        await place.fumage.until(lambda: place.fumage.seen)
+        proxy.terminate()
+        await proxy.says("Stopping")
+        proxy.terminate(signal.SIGHUP)
+        go_on.set()
+        assert (await late).body == b"late"
+        assert await proxy.ended() == 0
+    assert not any("read again" in line for line in proxy.err)
+
+
+async def test_an_end_in_the_middle_of_a_reload_ends_it(place: Place) -> None:
+    async with place.started() as proxy:
+        asked = place.emr.requests
+        place.emr.script.append(hang())
+        place.write(client_secret="other")
+        proxy.terminate(signal.SIGHUP)
+        await place.emr.until(lambda: place.emr.requests > asked)
+        proxy.terminate()
+        assert await proxy.ended() == 0
+        assert not any("Traceback" in line or "exception" in line for line in proxy.err)
+
+
+_HANGUP_AT_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "proxy.run":
+            os.kill(os.getpid(), signal.SIGHUP)
+
+sys.meta_path.insert(0, Finder())
+from proxy.cli import main
+sys.exit(main())
+"""
+
+
+async def test_a_hangup_before_anything_runs_is_served_once_it_does(place: Place) -> None:
+    prefix = (COMMAND[0], "-c", _HANGUP_AT_IMPORT)
+    async with running(cwd=place.folder, prefix=prefix) as proxy:
+        await proxy.says(f"The settings were read again; {NOTHING}")
+        assert (await fetch(await proxy.port())).status == 200
+
+
+async def test_what_can_be_read_only_once_does_not_hold_it_up(place: Place) -> None:
+    script = 'exec "$0" "$@" --env-file <(cat .env)'
+    async with running(cwd=place.folder, prefix=("bash", "-c", script, *COMMAND), env={}) as proxy:
+        port = await proxy.port()
+        proxy.terminate(signal.SIGHUP)
+        await proxy.says("is a pipe, which cannot be read again")
+        await proxy.says("nothing was changed")
+        assert (await fetch(port)).status == 200
+
+
+# Terminals
+
+
+def _on_a_terminal(place: Place, *prefix: str) -> "tuple[subprocess.Popen[bytes], int]":
+    """The command as a shell on a terminal of its own would start it; what it logs goes into a file."""
+    ours, theirs = os.openpty()
+    with (place.folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*prefix, *COMMAND],
+            cwd=place.folder,
+            env=environment({}),
+            stdin=theirs,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+    os.close(theirs)
+    return process, ours
+
+
+async def _until_logged(place: Place, what: str, times: int = 1) -> None:
+    async with asyncio.timeout(15):
+        while (place.folder / "log").read_text().count(what) < times:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("prefix", [(), ("nohup",)], ids=["plain", "nohup"])
+async def test_a_closed_terminal_ends_it_and_nohup_keeps_it(prefix: tuple[str, ...], place: Place) -> None:
+    process, terminal = _on_a_terminal(place, *prefix)
+    try:
+        await _until_logged(place, "This is fumage-proxy")
+        process.send_signal(signal.SIGHUP)
+        await _until_logged(place, NOTHING)
+        os.close(terminal)
+        if prefix:
+            await _until_logged(place, NOTHING, times=2)
+            process.terminate()
+        assert await asyncio.to_thread(process.wait, 15) == 0
+    finally:
+        process.kill()
+        process.wait()
