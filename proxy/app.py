@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -41,6 +41,7 @@ from proxy.token.extra import open_store
 from proxy.token.grant import ClientCredentials
 from proxy.token.rotation import Rotation
 from proxy.token.source import TokenGrant, TokenSource
+from proxy.watch.batch import Batch
 from proxy.watch.metrics import Metrics, Tally
 from proxy.watch.recent import Recent
 from proxy.watch.record import Record
@@ -55,7 +56,7 @@ _SETTLE = 0.1
 
 
 class App:
-    """One proxy. `watch` gets the record of each request; `lenient`, by key: see `listen.bind`.
+    """One proxy. `watch` gets the records of requests, many at a time; `lenient`, by key: see `listen.bind`.
 
     `stop` is set when somebody asks on the admin listener that the process end.
     """
@@ -64,7 +65,7 @@ class App:
         self,
         settings: Settings,
         *,
-        watch: Callable[[Record], None],
+        watch: Callable[[Sequence[Record]], None],
         lenient: Mapping[str, bool] | None = None,
         clock: Clock | None = None,
         stop: asyncio.Event | None = None,
@@ -76,6 +77,7 @@ class App:
         self.stop = stop or asyncio.Event()
         self._tally = Tally()
         self._recent = Recent(self._clock)
+        self._batch = Batch(self._look)
         shared = settings.token_store != MEMORY
         self._sharing = Sharing(mask_url(settings.token_store), self._clock) if shared else None
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,7 +144,7 @@ class App:
             replay_limit=settings.replay_limit,
             replay_memory=replay_memory,
             clock=self._clock,
-            watch=self._note,
+            watch=self._batch,
         )
 
     def _build_admin(self) -> AdminServer:
@@ -174,13 +176,20 @@ class App:
             self._forwarder.guard,
             metrics=metrics.render,
             status=self._status.tell,
+            catch_up=self.flush,
             quit=self.stop.set if settings.quit_endpoint else None,
         )
 
-    def _note(self, record: Record) -> None:
-        self._tally(record)
-        self._recent(record)
-        self.watch(record)
+    def flush(self) -> None:
+        """Have looked at the requests that are over by now."""
+        self._batch.flush()
+
+    def _look(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._tally(record)
+        for record in records:
+            self._recent(record)
+        self.watch(records)
 
     def _grant(self, settings: Settings) -> TokenGrant:
         grant = ClientCredentials(
@@ -358,6 +367,7 @@ class App:
         self._pool.abort()
         await self._tokens.close()
         await self._admin.close()
+        self.flush()
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from proxy import __version__
 from proxy import settings as settings_module
 from proxy.app import App
+from proxy.clock import SystemClock
 from proxy.listen import Bound, ListenError
 from proxy.loop import loop_factory
 from proxy.notify import Supervisor
@@ -112,8 +113,7 @@ async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> None:
     settings, stop, hangup = loaded.settings, _Stop(), asyncio.Event()
     _on_hangup(hangup.set, or_end=stop.asked.set)
     lenient = {name: loaded.sources[name] == "default" for name in ("listen", "admin_listen")}
-    requests = _request_log(settings)
-    app = App(settings, watch=requests, lenient=lenient, stop=stop.asked)
+    app = App(settings, watch=_request_log(settings), lenient=lenient, stop=stop.asked)
     await app.start()
     _tell(app, loaded)
     # What was made so far lives as long as the process: the collector need not look at it again.
@@ -122,7 +122,7 @@ async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> None:
     supervisor = Supervisor(os.environ)
     supervisor.ready()
     alive = asyncio.create_task(supervisor.keep_alive())
-    reload = _Reload(app, loaded, load, requests)
+    reload = _Reload(app, loaded, load)
     reloading = asyncio.create_task(reload.run(hangup, supervisor))
     await stop.asked.wait()
     supervisor.stopping()
@@ -132,8 +132,6 @@ async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> None:
     await app.drain()
     await app.close()
     alive.cancel()
-    with suppress(OSError):  # nobody may be reading the log any more
-        reload.requests.flush()
 
 
 def _on_hangup(reload: Callable[[], None], *, or_end: Callable[[], None]) -> None:
@@ -156,14 +154,13 @@ def _on_hangup(reload: Callable[[], None], *, or_end: Callable[[], None]) -> Non
 class _Reload:
     """Reads the settings again when asked to, and has the app take up what can change, or nothing at all.
 
-    `loaded` is what it was started with; `requests` writes the lines of requests.
+    `loaded` is what it was started with.
     """
 
-    def __init__(self, app: App, loaded: Loaded, load: Callable[[], Loaded], requests: watch_log.RequestLog):
+    def __init__(self, app: App, loaded: Loaded, load: Callable[[], Loaded]):
         self._app = app
         self._files = loaded.files
         self._load = load
-        self.requests = requests
 
     async def run(self, asked: asyncio.Event, supervisor: Supervisor) -> None:
         """Until cancelled; who asks meanwhile is served afterwards."""
@@ -195,9 +192,9 @@ class _Reload:
     def _tell(self, wanted: Loaded, change: Change) -> None:
         changed = settings_module.told(wanted, change.live)
         if not _LOGGING.isdisjoint(change.live):
-            self.requests.flush()
+            self._app.flush()
             watch_log.configure(change.settings.log_level, change.settings.log_format)
-            self.requests = self._app.watch = _request_log(change.settings)
+            self._app.watch = _request_log(change.settings)
         with _whatever_log_level():
             log.info("The settings were read again; changed: %s", changed or "nothing")
             if change.restart:
@@ -239,6 +236,7 @@ def _request_log(settings: Settings) -> watch_log.RequestLog:
     return watch_log.RequestLog(
         json_lines=watch_log.as_json(settings.log_format, sys.stderr),
         stream=sys.stderr,
+        clock=SystemClock(),
         enabled=logging.getLogger("proxy").isEnabledFor(logging.INFO),
     )
 
@@ -316,6 +314,6 @@ async def _demo_app(sandbox: "Sandbox", more: dict[str, str]) -> App:
     # An empty .env file in place of ./.env, and no environment: a demo is the same everywhere.
     args = argparse.Namespace(env_file=os.devnull)
     loaded = settings_module.load(args, {**sandbox.settings(), **more}, cwd=Path(os.devnull).parent)
-    app = App(loaded.settings, watch=lambda record: None, lenient={"listen": True, "admin_listen": True})
+    app = App(loaded.settings, watch=lambda records: None, lenient={"listen": True, "admin_listen": True})
     await app.start()
     return app

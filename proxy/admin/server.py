@@ -1,5 +1,6 @@
 """The admin listener: health, metrics, status and its page, and the way to end the process."""
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -10,6 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.admin.door import Door
 from proxy.admin.page import load
 from proxy.listen import BACKLOG, Bound
 from proxy.rules.errors import ProxyError
@@ -18,6 +20,8 @@ from proxy.rules.guard import Guard, split_target
 _Route = Callable[[web.Request], Awaitable[web.Response]]
 
 _SHUTDOWN = 1.0  # seconds that answers under way may take when the process ends
+_KEEPALIVE = 75.0  # seconds that a connection may wait for its next request, as callers' do
+CONNECTIONS = 64  # at a time, of all addresses together
 
 # What every answer says: none of it is for a cache, a frame, or another site's page.
 _FIELDS = {
@@ -66,7 +70,8 @@ def _health(reason: str | None) -> web.Response:
 class AdminServer:
     """Serves on the sockets given to `start`.
 
-    `metrics` makes body and Content-Type for an Accept field, `status` what /status tells. `quit` ends the
+    `metrics` makes body and Content-Type for an Accept field, `status` what /status tells; `catch_up`
+    is called before them. `quit` ends the
     process as SIGTERM does; None: there is no /quitquitquit.
     """
 
@@ -77,12 +82,14 @@ class AdminServer:
         *,
         metrics: Callable[[str], tuple[bytes, str]],
         status: Callable[[], Mapping[str, Any]],
+        catch_up: Callable[[], None],
         quit: Callable[[], None] | None,
     ):
         self._health = health
         self.guard = guard
         self._metrics = metrics
         self._status = status
+        self._catch_up = catch_up
         self._quit = quit
         app = web.Application(middlewares=[_short_errors])
         get = app.router.add_get  # and HEAD
@@ -95,14 +102,22 @@ class AdminServer:
         if quit is not None:
             app.router.add_post("/quitquitquit", self._guarded(self._serve_quit))
         app.on_response_prepare.append(_finish_head)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN, logger=_library)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=_SHUTDOWN, keepalive_timeout=_KEEPALIVE, logger=_library
+        )
+        self._listening: list[asyncio.Server] = []
 
     async def start(self, bound: Sequence[Bound]) -> None:
         await self._runner.setup()
+        assert self._runner.server is not None
+        door = Door(self._runner.server, CONNECTIONS)
+        loop = asyncio.get_running_loop()
         for one in bound:
-            await web.SockSite(self._runner, one.sock, backlog=BACKLOG).start()
+            self._listening.append(await loop.create_server(door, sock=one.sock, backlog=BACKLOG))
 
     async def close(self) -> None:
+        for one in self._listening:
+            one.close()
         await self._runner.cleanup()
 
     def _guarded(self, route: _Route, *, any_host: bool = False) -> _Route:
@@ -157,10 +172,12 @@ class AdminServer:
         return _health(self._health.readiness())
 
     async def _serve_metrics(self, request: web.Request) -> web.Response:
+        self._catch_up()
         body, content_type = self._metrics(",".join(request.headers.getall("Accept", [])))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _serve_status(self, request: web.Request) -> web.Response:
+        self._catch_up()
         body = json.dumps(self._status(), indent=1)
         return web.Response(text=body + "\n", content_type="application/json")
 

@@ -107,13 +107,14 @@ class Dialer:
 
     async def _through(self, egress: EgressProxy, deadline: float) -> Connection:
         late = EgressProxyFailed("The egress proxy cannot be reached within connect_timeout.")
+        silent = EgressProxyFailed("The egress proxy did not connect us within connect_timeout.")
         connection = await _in_time(deadline, self._to(egress), late)
         async with _dropping(connection):
             try:
                 if egress.tls:
                     assert self._ssl is not None
                     await _in_time(deadline, connection.start_tls(self._ssl, egress.host), late)
-                await _in_time(deadline, self._tunnel(connection, egress), _too_slow())
+                await _in_time(deadline, self._tunnel(connection, egress), silent)
             except (FumageUntrusted, FumageTLS, FumageNotHTTP, FumageConnectionLost) as error:
                 raise EgressProxyFailed(_EGRESS_FAULTS[type(error)]) from None
         return connection

@@ -79,7 +79,8 @@ class CallerConnection(asyncio.Protocol):
         if keep_alive:
             reader.begin()
             self._callers.idle.start(self)
-            self._turn()
+            if self._ahead or not self._reading:
+                self._turn()
             if self._callers.draining:  # only now, so that what was read already is served still
                 self._loop.call_soon(self.close_if_idle)
         elif self._deaf or reader.keep_alive or reader.body is not None or self._ahead:

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import ssl
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Literal
 from urllib.parse import quote_plus, urlencode
 
@@ -26,14 +28,30 @@ from proxy.token.answer import Token as Token
 Grant = Literal["client_credentials", "refresh_token"]
 Outcome = Literal["ok", "refused", "unusable", "unreachable", "timeout"]
 
+# Of a name, TCP and TLS.
+_CONNECTING = aiohttp.ClientConnectorError, aiohttp.ClientConnectorCertificateError
+
 # What a lost connection is called in an error; the first that fits. Texts of the exceptions are never shown:
 # they may hold URLs with passwords.
-_UNREACHABLE: tuple[tuple[type[Exception], str], ...] = (
+_Faults = tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]
+_UNREACHABLE: _Faults = (
     (aiohttp.ClientConnectorDNSError, "could not be found: its host name does not resolve"),
     (aiohttp.ClientConnectorError, "could not be reached"),
     (aiohttp.ServerDisconnectedError, "closed the connection without an answer"),
     (Exception, "could not be reached: the connection was lost"),
 )
+_EGRESS_FAULTS: _Faults = (
+    (_CONNECTING, "could not be reached"),
+    (aiohttp.ClientResponseError, "does not speak HTTP"),
+    (Exception, "closed the connection instead of connecting us"),
+)
+
+
+@dataclass
+class _Way:
+    """How far a request came. `connected`: with TLS, so a tunnel through an egress proxy is up as well."""
+
+    connected: bool = False
 
 
 class ClientCredentials:
@@ -101,21 +119,22 @@ class ClientCredentials:
             await self._session.close()
 
     async def _ask(self, form: bytes) -> tuple[Token | TokenError, Outcome]:
+        way = _Way()
+        refreshing = form.startswith(b"grant_type=refresh_token")
         try:
             async with asyncio.timeout(self._timeout):
-                result = await self._exchange(form, refreshing=form.startswith(b"grant_type=refresh_token"))
+                result = await self._exchange(form, way, refreshing=refreshing)
         except TimeoutError:
-            slow = f"The EMR's token endpoint did not answer within {self._timeout:g} s."
-            return TokenEndpointUnavailable(slow), "timeout"
+            return self._too_slow(way), "timeout"
         except (aiohttp.ClientError, OSError) as exc:
-            return self._explain(exc)
+            return self._explain(exc, way)
         if isinstance(result, Token):
             return result, "ok"
         if isinstance(result, EgressProxyFailed):
             return result, "unreachable"
         return result, "unusable" if isinstance(result, TokenEndpointUnavailable) else "refused"
 
-    async def _exchange(self, form: bytes, *, refreshing: bool) -> Token | TokenError:
+    async def _exchange(self, form: bytes, way: _Way, *, refreshing: bool) -> Token | TokenError:
         requested_at, requested_wall = self._clock.now(), self._clock.wall()
         async with self._open().post(
             self._url,
@@ -124,6 +143,7 @@ class ClientCredentials:
             allow_redirects=False,
             ssl=self._ssl or True,
             proxy=self._proxy,
+            trace_request_ctx=way,
         ) as response:
             if response.status == 407 and self._proxy:  # a plain-HTTP proxy answers in the endpoint's place
                 return _egress_refused(407)
@@ -146,21 +166,34 @@ class ClientCredentials:
         if self._session is None:
             # Token requests are hours apart: a kept connection would only be stale, a kept address too.
             connector = aiohttp.TCPConnector(force_close=True, use_dns_cache=False)
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_create_end.append(_connected)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # decoded() bounds what comes out
                 timeout=aiohttp.ClientTimeout(),  # none: asyncio.timeout covers it all, and aiohttp rounds up
+                trace_configs=[trace],
             )
         return self._session
 
-    def _explain(self, exc: Exception) -> tuple[TokenError, Outcome]:
+    def _too_slow(self, way: _Way) -> TokenError:
+        if self._proxy is None or way.connected:
+            return TokenEndpointUnavailable(
+                f"The EMR's token endpoint did not answer within {self._timeout:g} s."
+            )
+        # aiohttp does not tell a CONNECT without an answer from a handshake without one inside of the tunnel.
+        return EgressProxyFailed(
+            "No connection to the EMR's token endpoint came about through the egress proxy "
+            f"within {self._timeout:g} s."
+        )
+
+    def _explain(self, exc: Exception, way: _Way) -> tuple[TokenError, Outcome]:
         if isinstance(exc, aiohttp.ClientHttpProxyError):
-            if exc.status >= 500:  # the proxy let us in, but found no way to the EMR
-                return unusable(f"could not be reached by the egress proxy: {exc.status}"), "unreachable"
             return _egress_refused(exc.status), "unreachable"
-        if self._is_egress(exc):
-            return EgressProxyFailed(f"The egress proxy could not be reached{_errno(exc)}."), "unreachable"
+        if self._is_egress(exc, way):
+            what = _called(exc, _EGRESS_FAULTS)
+            return EgressProxyFailed(f"The egress proxy {what}{_reason(exc)}."), "unreachable"
         if isinstance(exc, aiohttp.ClientConnectorCertificateError):
             cause = exc.certificate_error
             why = f": {cause.verify_message}" if isinstance(cause, ssl.SSLCertVerificationError) else ""
@@ -176,16 +209,22 @@ class ClientCredentials:
             # Its errno would be a library's number, which reads as EPERM.
             hint = "; it wants a client certificate: set client_cert" if "CERTIFICATE" in tls else ""
             return unusable(f"could not be reached: the TLS handshake failed ({tls}{hint})"), "unreachable"
-        what = next(text for kind, text in _UNREACHABLE if isinstance(exc, kind))
-        return unusable(what + _errno(exc)), "unreachable"
+        return unusable(_called(exc, _UNREACHABLE) + _errno(exc)), "unreachable"
 
-    def _is_egress(self, exc: Exception) -> bool:
-        # DNS and TLS errors on the way to the proxy have no type of their own, but they name its host.
-        if self._proxy is None:
+    def _is_egress(self, exc: Exception, way: _Way) -> bool:
+        if self._proxy is None or way.connected:
             return False
-        if isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError):
+        if isinstance(exc, _CONNECTING):  # to the proxy, or inside of the tunnel: they name the host
             return (exc.host, exc.port) == (self._proxy.host, self._proxy.port)
-        return False
+        return True  # in place of an answer to CONNECT
+
+
+async def _connected(
+    session: aiohttp.ClientSession,
+    context: SimpleNamespace,
+    params: aiohttp.TraceConnectionCreateEndParams,
+) -> None:
+    context.trace_request_ctx.connected = True
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
@@ -198,7 +237,12 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
 
 
 def _egress_refused(status: int) -> EgressProxyFailed:
-    return EgressProxyFailed(f"The egress proxy refused the way to the EMR's token endpoint: {status}.")
+    did = "found no" if status >= 500 else "refused the"
+    return EgressProxyFailed(f"The egress proxy {did} way to the EMR's token endpoint: {status}.")
+
+
+def _called(exc: Exception, faults: _Faults) -> str:
+    return next(text for kind, text in faults if isinstance(exc, kind))
 
 
 def _tls_error(exc: BaseException | None) -> str | None:
@@ -206,6 +250,11 @@ def _tls_error(exc: BaseException | None) -> str | None:
     while isinstance(exc, aiohttp.ClientError):  # some of which are SSLErrors too, without a reason
         exc = exc.__cause__
     return exc.reason or "TLS error" if isinstance(exc, ssl.SSLError) else None
+
+
+def _reason(exc: Exception) -> str:
+    tls = _tls_error(exc)
+    return f" ({tls})" if tls else _errno(exc)
 
 
 def _errno(exc: Exception) -> str:

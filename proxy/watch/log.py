@@ -1,6 +1,5 @@
 """The log: events as they happen, and one line a request. No PHI, no secret (section 9 of the contract)."""
 
-import asyncio
 import hashlib
 import json
 import logging
@@ -8,21 +7,18 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import TextIO
 
+from proxy.clock import Clock
 from proxy.rules.errors import ProxyError
 from proxy.rules.fhir import OTHER, parameter_names
 from proxy.watch.record import METHODS, Record
 
-_FLUSH = 0.1  # seconds that a request's line may wait for others, so that many lines are one write
 _OWN_ID = re.compile(rb"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CORRELATION_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
-
-
-_MANY = 64  # lines that are written at once: more would hold up requests for milliseconds
 
 
 def _stamp(seconds: float) -> str:
@@ -90,33 +86,23 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
 
 
 class RequestLog:
-    """Writes one line a request, formatted away from the request's path and many lines at a time."""
+    """Writes one line a request, away from the request's path and all lines at hand at once.
 
-    def __init__(
-        self, *, json_lines: bool, stream: TextIO, enabled: bool = True, wall: Callable[[], float] = time.time
-    ):
+    `clock` is the one that the records' times are of.
+    """
+
+    def __init__(self, *, json_lines: bool, stream: TextIO, clock: Clock, enabled: bool = True):
         self._enabled = enabled
         self._format = self._json if json_lines else self._text
         self._stream = stream
-        self._wall = wall
+        self._clock = clock
         self._key = os.urandom(32)
-        self._waiting: list[tuple[float, Record]] = []
 
-    def __call__(self, record: Record) -> None:
-        if not (self._enabled or record.defect):
-            return
-        waiting = self._waiting
-        if not waiting:
-            asyncio.get_running_loop().call_later(_FLUSH, self.flush)
-        waiting.append((self._wall(), record))
-        if len(waiting) >= _MANY:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what waits."""
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            text = "".join([self._format(when, record) for when, record in waiting])
+    def __call__(self, records: Sequence[Record]) -> None:
+        ago = self._clock.wall() - self._clock.now()
+        told = records if self._enabled else [record for record in records if record.defect]
+        text = "".join([self._format(ago + record.ended, record) for record in told])
+        if text:
             with suppress(OSError):  # nobody reads the log any more; requests go on
                 self._stream.write(text)
                 self._stream.flush()

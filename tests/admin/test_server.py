@@ -200,7 +200,7 @@ async def test_a_defect_of_ours_is_logged_as_an_error(caplog: pytest.LogCaptureF
         raise RuntimeError
 
     health = Health(lambda: True, str)
-    admin = AdminServer(health, Guard(), metrics=broken, status=dict, quit=None)
+    admin = AdminServer(health, Guard(), metrics=broken, status=dict, catch_up=list, quit=None)
     bound = bind((TCP("127.0.0.1", 0),), lenient=False)
     await admin.start(bound)
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from proxy.token.seal import Seal
 from proxy.token.store import RedisStore
 from tests.bench.simulated import Costs, Sidecars, run
-from tests.bench.svg import Line, Panel, document
+from tests.bench.svg import COLOURS, Line, Panel, stacked
 from tests.token.server import Server
 
 ROLLOUT = 600.0  # s in which all are started
@@ -231,17 +231,24 @@ def plot(days: Sequence[tuple[str, Outcome]], storms: Sequence[tuple[str, Outcom
             (max(it.waits[at], 0.1), 100 * (at + 1) / count) for at in (*range(0, count, step), count - 1)
         ]
 
-    reached = [(name, served(it)) for name, it in storms]
-    return document(
+    shared, alone, plain, often, *_ = COLOURS
+    styles = ((alone, False), (shared, False), (often, False), (alone, True), (shared, True))
+    return stacked(
         Panel(
             "Token requests a second (mean of 5 min), by hours since the rollout",
-            [Line(name, by_minutes(it), style) for (name, it), style in zip(days, (0, 1, 2), strict=True)],
-            ticks=[0, 4, 8, 12, 16, 20, 24],
+            [
+                Line(name, by_minutes(it), colour)
+                for (name, it), colour in zip(days, (plain, alone, shared), strict=True)
+            ],
+            labels=[0, 4, 8, 12, 16, 20, 24],
         ),
         Panel(
             "Sidecars with a valid token (%), by seconds since all tokens were revoked",
-            [Line(*each, style) for each, style in zip(reached, (1, 2, 0, 3, 4), strict=True)],
-            ticks=[0.1, 1, 10, 100, 1000, 2000],
+            [
+                Line(name, served(it), colour, dashed)
+                for (name, it), (colour, dashed) in zip(storms, styles, strict=True)
+            ],
+            labels=[0.1, 1, 10, 100, 1000, 2000],
             logarithmic=True,
         ),
     )

@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.bench.figures import FETCHED, FIXED
-from tests.bench.plot import _apart, _ticks, cpu_plot, growth_plot
+from tests.bench.plot import _apart, cpu_plot, growth_plot
+from tests.bench.svg import Line, Panel, stacked, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 FIGURES = {
@@ -51,6 +52,18 @@ def test_lines_end_at_the_edges_of_the_plot_and_rise_with_the_cost() -> None:
     assert "1,000" in texts(svg)
 
 
+def test_panels_stand_one_below_the_other_and_each_has_its_own_scale() -> None:
+    rising = Line("a", [(0, 0), (2, 10)], "#000000")
+    falling = Line("b", [(1, 100), (10, 0)], "#000000", dashed=True)
+    upper, lower = Panel("A", [rising], [0, 2, 4]), Panel("B", [falling], [1, 10], logarithmic=True)
+    root = ElementTree.fromstring(stacked(upper, lower))
+    ends = [curve.get("points") for curve in root.iter(f"{SVG}polyline")]
+    assert ends == ["56.0,330.0 396.0,50.0", "56.0,442.0 736.0,722.0"]
+    assert root.get("viewBox") == "0 0 760 784"
+    dashes = [curve.get("stroke-dasharray") for curve in root.iter(f"{SVG}polyline")]
+    assert [bool(dash) for dash in dashes] == [False, True]
+
+
 def test_a_plot_has_colours_for_dark_pages() -> None:
     for svg in (cpu_plot(FIGURES, TOKENS), growth_plot({"a": {"1": [1.0], "10": [2.0]}})):
         assert "prefers-color-scheme: dark" in svg
@@ -70,7 +83,7 @@ def test_a_name_cannot_break_the_markup() -> None:
     ],
 )
 def test_ticks_are_round_and_reach_the_highest(highest: float, expected: list[float]) -> None:
-    assert _ticks(highest) == pytest.approx(expected)
+    assert ticks(highest) == pytest.approx(expected)
 
 
 def test_labels_of_points_keep_apart() -> None:

@@ -183,7 +183,9 @@ async def test_any_2xx_opens_the_tunnel(
 REFUSALS = {
     "407": b"HTTP/1.1 407 Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
     "403": b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+    "500": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
     "502": b"HTTP/1.0 502 Bad Gateway\r\n\r\n<html>",
+    "503": b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
     "a redirect": b"HTTP/1.1 302 Found\r\nLocation: http://login.corp/\r\nContent-Length: 0\r\n\r\n",
     "garbage": b"\x05\x00 I speak SOCKS",
     "nothing": b"",
@@ -206,10 +208,11 @@ async def test_what_the_proxy_refuses_is_its_fault(
             assert counts(product) == {"idle": 0, "active": 0, "opening": 0}
 
 
-async def test_a_refusal_on_the_token_leg_is_the_proxys_fault_too(
-    monkeypatch: pytest.MonkeyPatch, trust: dict[str, str]
+@pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS)
+async def test_what_it_refuses_to_the_token_leg_is_its_fault_too(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch, trust: dict[str, str]
 ) -> None:
-    async with ConnectProxy(REFUSALS["407"]).running() as egress:
+    async with ConnectProxy(answer).running() as egress:
         monkeypatch.setenv("HTTPS_PROXY", egress.url)
         async with EMR(tls=server()) as emr, Product(emr=emr, **trust) as product:
             got = await fetch(product.port)
@@ -240,14 +243,21 @@ async def test_a_proxy_whose_handshake_hangs_is_unreachable(
             assert told(got) == (502, "transient", "destination_unavailable", "egress-proxy")
 
 
-async def test_a_tunnel_that_does_not_come_about_is_a_connection_timeout(
-    monkeypatch: pytest.MonkeyPatch, trust: dict[str, str]
+@pytest.mark.parametrize("leg", ["Fumage", "EMR"])
+async def test_a_tunnel_that_does_not_come_about_is_the_proxys_fault(
+    leg: str, monkeypatch: pytest.MonkeyPatch, trust: dict[str, str]
 ) -> None:
-    """The proxy has taken the request, and waits for Fumage as we would."""
+    """Whether it waits for the far side as we would cannot be known, no more than with its 504."""
     async with listener(hang) as port:
-        url = f"http://localhost:{port}"
-        async with behind(monkeypatch, url, trust, connect_timeout="200ms") as product:
-            assert told(await fetch(product.port)) == (504, "timeout", "connection_timeout", None)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://localhost:{port}")
+        async with (
+            Upstream(tls=server() if leg == "Fumage" else None) as fumage,
+            EMR(tls=server() if leg == "EMR" else None) as emr,
+            Product(fumage, emr, **trust, connect_timeout="200ms", token_timeout="200ms") as product,
+        ):
+            got = await fetch(product.port)
+            assert told(got) == (502, "transient", "destination_unavailable", "egress-proxy")
+            assert "Cause: the egress proxy" in got.json()["issue"][0]["diagnostics"]
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

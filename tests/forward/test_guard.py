@@ -212,3 +212,15 @@ async def test_an_answer_to_a_refused_head_has_no_body() -> None:
         answer = await caller.answer(head=True)
         assert (answer.status, answer.body) == (413, b"")
         assert await caller.eof() == "eof"
+
+
+async def test_fields_that_passed_before_pass_no_method_that_they_must_not() -> None:
+    """What was decided for a caller's fields is kept for the next request with the same ones."""
+    fields = [FROM_APP, ("Access-Control-Request-Method", "PUT")]
+    async with Product(allowed_origins=APP) as product, await Caller.connect(product.port) as caller:
+        statuses = [
+            (await caller.request(method, "/Patient/1", fields)).status
+            for method in ("GET", "GET", "OPTIONS", "GET", "TRACE")
+        ]
+    assert statuses == [200, 200, 204, 200, 405]
+    assert [seen.method for seen in product.fumage.seen] == ["GET"] * 3

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from proxy.app import App
+from proxy.clock import SystemClock
 from proxy.loop import loop_factory
 from proxy.watch import log
 from proxy.watch.log import RequestLog
@@ -73,10 +74,10 @@ class Heard:
             root.setLevel(level)
             own.setLevel(own_level)
 
-    def note(self, app: App) -> list[RequestLog]:
-        logs = [RequestLog(json_lines=json_lines, stream=self.stream) for json_lines in (True, False)]
-        app.watch = lambda record: [each(record) for each in logs] and None
-        return logs
+    def note(self, app: App) -> None:
+        clock = SystemClock()
+        logs = [RequestLog(json_lines=as_json, stream=self.stream, clock=clock) for as_json in (True, False)]
+        app.watch = lambda records: [each(records) for each in logs] and None
 
 
 async def ask(product: Product, request: bytes) -> Answer | None:
@@ -96,7 +97,7 @@ async def everything_told(
     with heard.listening():
         settings = {"allow": allow, "links": links, "scope": "Zq", "patient": "Zq"}
         async with Product(**settings) as product:
-            logs = heard.note(product.app)
+            heard.note(product.app)
             emr(kinds[0], product)
             product.fumage.script += fumage(kinds[1], value)
             answer = await ask(product, request)
@@ -104,8 +105,7 @@ async def everything_told(
             pages = [
                 await fetch(product.admin_port, "GET", path) for path in ("/metrics", "/status", "/readyz")
             ]
-        for each in logs:
-            each.flush()
+        product.app.flush()
     told = "".join([heard.stream.getvalue(), *(page.body.decode() for page in pages)])
     if answer is None or not (answer["Proxy-Status"] or "").startswith("fumage-proxy; error"):
         return told, ""

@@ -79,6 +79,15 @@ async def test_the_env_file_is_read_again(place: Place) -> None:
     assert place.emr.requests == 1
 
 
+async def test_fields_that_were_admitted_before_are_judged_anew(place: Place) -> None:
+    async with place.started(), await Caller.connect(place.port) as kept:
+        await place.reload(allowed_hosts="fhir.internal")
+        for _ in range(2):
+            assert (await kept.request(host="fhir.internal")).status == 200
+        await place.reload()
+        assert (await kept.request(host="fhir.internal")).status == 403
+
+
 async def test_a_toml_file_is_read_again(place: Place) -> None:
     config = place.folder / "proxy.toml"
     config.write_text('allow = "*.rs"\n')

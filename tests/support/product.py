@@ -38,7 +38,7 @@ class Product:
         self._environ = environ or {}
         self._settings = settings
         self._stack = AsyncExitStack()
-        self.records: list[Record] = []
+        self._records: list[Record] = []
 
     async def __aenter__(self) -> Self:
         for double in self._own:
@@ -56,7 +56,7 @@ class Product:
         for key, value in self._settings.items():
             environ[names.get(key, f"FUMAGE_PROXY_{key.upper()}")] = value
         loaded = load(argparse.Namespace(env_file=os.devnull), environ, cwd=Path.cwd())
-        self.app = App(loaded.settings, watch=self.records.append, clock=self._clock)
+        self.app = App(loaded.settings, watch=self._records.extend, clock=self._clock)
         await self.app.start()
         return self
 
@@ -65,6 +65,11 @@ class Product:
     ) -> None:
         await self.app.close()
         await self._stack.aclose()
+
+    @property
+    def records(self) -> list[Record]:
+        self.app.flush()
+        return self._records
 
     @property
     def port(self) -> int:

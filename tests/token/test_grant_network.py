@@ -13,7 +13,16 @@ import trustme
 
 from proxy.rules.errors import EgressProxyFailed, TokenEndpointUnavailable, TokenEndpointUntrusted, TokenError
 from tests.support.emr import EMR
-from tests.support.upstream import Upstream, Wire, reply
+from tests.support.upstream import (
+    Behaviour,
+    Upstream,
+    Wire,
+    close_without_answer,
+    hang,
+    raw,
+    reply,
+    reset_without_answer,
+)
 from tests.token.client import URL_PASSWORD, Client, client, leaks
 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
@@ -104,8 +113,10 @@ async def test_the_egress_proxy_gets_its_credentials_and_never_the_secret(contex
     [
         ("https", 407, EgressProxyFailed),
         ("https", 403, EgressProxyFailed),
-        ("https", 502, TokenEndpointUnavailable),
-        ("https", 504, TokenEndpointUnavailable),
+        ("https", 500, EgressProxyFailed),
+        ("https", 502, EgressProxyFailed),
+        ("https", 503, EgressProxyFailed),
+        ("https", 504, EgressProxyFailed),
         ("http", 407, EgressProxyFailed),
         ("http", 502, TokenEndpointUnavailable),
         # Without a tunnel it cannot be told whose 403 it is.
@@ -121,6 +132,81 @@ async def test_what_the_egress_proxy_answers(scheme: str, status: int, error: ty
             assert not leaks(caught.value, URL_PASSWORD)
         assert proxy.seen[0].method == ("CONNECT" if scheme == "https" else "POST")
         await proxy.until(lambda: proxy.open == 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (close_without_answer(), "closed the connection instead of connecting us"),
+        (reset_without_answer(), r"closed the connection instead of connecting us \(ECONNRESET\)"),
+        (raw(b"HTTP/1.1 200 Conn", "close"), "closed the connection instead of connecting us"),
+        (raw(b"\x05\x00 I speak SOCKS\r\n", "close"), "does not speak HTTP"),
+    ],
+    ids=["closed", "reset", "half an answer", "garbage"],
+)
+async def test_an_egress_proxy_that_spoils_connect_is_named(answer: Behaviour, said: str) -> None:
+    async with Upstream(answer=answer) as proxy:
+        url = f"http://me:{URL_PASSWORD}@127.0.0.1:{proxy.port}"
+        async with client("https://emr.example/auth/token/", proxy=url) as asking:
+            with pytest.raises(EgressProxyFailed, match=f"egress proxy {said}") as caught:
+                await asking.request()
+            assert asking.observed == [("client_credentials", "unreachable")]
+            assert not leaks(caught.value, URL_PASSWORD)
+        await proxy.until(lambda: proxy.open == 0)
+
+
+@pytest.mark.parametrize("answer", [hang(), raw(b"HTTP/1.1 200")], ids=["silent", "half an answer"])
+async def test_a_tunnel_that_does_not_come_about_in_time_is_the_egress_proxys_fault(
+    answer: Behaviour,
+) -> None:
+    async with Upstream(answer=answer) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with client("https://emr.example/auth/token/", proxy=url, timeout=0.05) as asking:
+            with pytest.raises(EgressProxyFailed, match=r"through the egress proxy within 0\.05 s"):
+                await asking.request()
+            assert asking.observed == [("client_credentials", "timeout")]
+        await proxy.until(lambda: proxy.open == 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [close_without_answer(), reset_without_answer(), raw(b"SSH-2.0-OpenSSH_9.6\r\n", "close"), reply(502)],
+    ids=["closed", "reset", "not HTTP", "502"],
+)
+async def test_what_the_emr_spoils_inside_of_the_tunnel_is_not_the_egress_proxys_fault(
+    answer: Behaviour, contexts: Contexts
+) -> None:
+    async with EMR(tls=contexts[0]) as emr, tunnel() as (proxy, heads):
+        emr.answer = answer
+        async with client(emr, ssl=contexts[1], proxy=proxy) as asking:
+            with pytest.raises(TokenEndpointUnavailable):
+                await asking.request()
+        assert len(heads) == 1
+
+
+async def test_an_emr_that_is_silent_inside_of_the_tunnel_is_not_the_egress_proxys_fault(
+    contexts: Contexts,
+) -> None:
+    async with EMR(tls=contexts[0]) as emr, tunnel() as (proxy, _):
+        emr.answer = hang()
+        timeout = 0.1
+        while not emr.requests:  # on a slow machine the first ones end before the tunnel is up
+            timeout *= 2
+            async with client(emr, ssl=contexts[1], proxy=proxy, timeout=timeout) as asking:
+                with pytest.raises(TokenError) as caught:
+                    await asking.request()
+        assert type(caught.value) is TokenEndpointUnavailable
+
+
+async def test_a_handshake_that_fails_inside_of_the_tunnel_is_not_the_egress_proxys_fault() -> None:
+    async def leave(wire: Wire) -> None:
+        wire.close()
+
+    async with Upstream(on_connect=leave) as emr, tunnel() as (proxy, heads):
+        async with client(f"https://localhost:{emr.port}/", proxy=proxy) as asking:
+            with pytest.raises(TokenEndpointUnavailable, match="could not be reached"):
+                await asking.request()
+        assert len(heads) == 1
 
 
 async def test_an_egress_proxy_that_is_not_there_is_named(contexts: Contexts) -> None:

@@ -11,24 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.clock import SystemClock
 from proxy.rules.errors import FumageConnectionLost, TokenRenewed
 from proxy.watch import log
 from proxy.watch.log import RequestLog
 from proxy.watch.record import Record
-from tests.forward.leftovers import ready, until
+from tests.forward.leftovers import ready
 from tests.support.caller import Caller, fetch
+from tests.support.clock import FakeClock
 from tests.support.product import Product
 from tests.support.upstream import raw, reply, unauthorized
 
 UUID = b"123e4567-e89b-42d3-a456-426614174000"
 
 
-def write(record: Record, *, json_lines: bool = True, wall: float = 1_700_000_000.25) -> str:
-    """The line of this record."""
+def write(record: Record, *, json_lines: bool = True) -> str:
+    """The line of this record, written 3 s after its end."""
     stream = io.StringIO()
-    requests = RequestLog(json_lines=json_lines, stream=stream, wall=lambda: wall)
-    requests._waiting.append((wall, record))
-    requests.flush()
+    clock = FakeClock(record.ended + 3, 1_700_000_003.25)
+    RequestLog(json_lines=json_lines, stream=stream, clock=clock)([record])
     return stream.getvalue()
 
 
@@ -135,9 +136,8 @@ def test_any_other_is_logged_as_a_keyed_hash(value: bytes) -> None:
 
 def test_one_process_gives_one_id_one_hash() -> None:
     stream = io.StringIO()
-    requests = RequestLog(json_lines=True, stream=stream)
-    requests._waiting += [(0, a_record(request_id=one)) for one in (b"a", b"a", b"b")]
-    requests.flush()
+    requests = RequestLog(json_lines=True, stream=stream, clock=SystemClock())
+    requests([a_record(request_id=one) for one in (b"a", b"a", b"b")])
     first, second, other = (json.loads(line)["request_id"] for line in stream.getvalue().splitlines())
     assert first == second != other
 
@@ -189,11 +189,12 @@ def test_no_path_query_method_or_id_gets_into_a_line(
 
 async def test_over_real_sockets_no_line_holds_phi_or_a_token(caplog: pytest.LogCaptureFixture) -> None:
     stream = io.StringIO()
-    requests = RequestLog(json_lines=True, stream=stream)
+    requests = RequestLog(json_lines=True, stream=stream, clock=SystemClock())
     secret = "Zqsmith"
     async with Product() as product:
         await ready(product)
-        product.app._forwarder.watch = requests
+        product.app.flush()
+        product.app.watch = requests
         headers = [("X-Request-Id", secret), ("Authorization", f"Bearer {secret}"), ("X-Patient", secret)]
         for method in ("GET", "HEAD", "POST", "TRACE", "OPTIONS"):
             product.fumage.script += [
@@ -216,7 +217,7 @@ async def test_over_real_sockets_no_line_holds_phi_or_a_token(caplog: pytest.Log
             caller.write(f"{secret} / HTTP/1.1\r\n{secret}\r\n\r\n".encode())
             await caller.answer()
         await asyncio.sleep(0)
-        requests.flush()
+        product.app.flush()
     lines = stream.getvalue() + caplog.text
     told = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert len(told) == 7
@@ -229,25 +230,14 @@ async def test_over_real_sockets_no_line_holds_phi_or_a_token(caplog: pytest.Log
         assert word not in lines
 
 
-async def test_lines_are_written_together_and_soon() -> None:
+def test_when_it_is_off_only_defects_are_written() -> None:
     stream = io.StringIO()
-    requests = RequestLog(json_lines=False, stream=stream)
-    for _ in range(3):
-        requests(a_record())
+    requests = RequestLog(json_lines=True, stream=stream, clock=SystemClock(), enabled=False)
+    requests([a_record()])
     assert stream.getvalue() == ""
-    await until(stream.getvalue)
-    assert stream.getvalue().count("\n") == 3
-
-
-async def test_when_it_is_off_only_defects_are_written() -> None:
-    stream = io.StringIO()
-    requests = RequestLog(json_lines=True, stream=stream, enabled=False)
-    requests(a_record())
-    assert requests._waiting == []
     record = a_record()
     record.defect = ValueError("x")
-    requests(record)
-    requests.flush()
+    requests([a_record(), record])
     assert json.loads(stream.getvalue())["defect"] == "ValueError at "
 
 
@@ -296,12 +286,10 @@ def test_what_a_library_says_is_told_by_its_place_alone(name: str, events: Event
     assert Path(__file__).name in line
 
 
-async def test_a_log_that_nobody_reads_any_more_does_not_hold_up_requests() -> None:
+def test_a_log_that_nobody_reads_any_more_does_not_hold_up_requests() -> None:
     class Broken(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    requests = RequestLog(json_lines=True, stream=Broken())
-    for _ in range(200):
-        requests(a_record())
-    requests.flush()
+    requests = RequestLog(json_lines=True, stream=Broken(), clock=SystemClock())
+    requests([a_record()])
