@@ -2,13 +2,16 @@
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY requirements.lock pyproject.toml README.md LICENSE ./
-# The lock file's first part is what runs; what tests and checks need comes after its marker.
+# The lock file's first part is what runs; what tests and checks need comes after its marker, and last what
+# builds the wheel, which stays in this stage.
 RUN python -m venv --without-pip /opt/fumage-proxy \
     && sed '/^# Tests and checks/,$d' requirements.lock > run.lock \
+    && sed -n '/^# Builds the wheel/,$p' requirements.lock > build.lock \
+    && pip install --no-cache-dir --require-hashes --only-binary :all: -r build.lock \
     && pip --python /opt/fumage-proxy/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r run.lock
 COPY proxy/ proxy/
-# setuptools builds the wheel; it stays in this stage, and so does pip.
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+# The venv gets no pip of its own; the one that python's image has lies unused beside it.
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
     && pip --python /opt/fumage-proxy/bin/python install --no-cache-dir --no-deps /wheels/*.whl
 
 FROM python:3.13-slim

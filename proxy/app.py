@@ -14,7 +14,7 @@ from proxy.clock import Clock, SystemClock
 from proxy.forward.callers import Callers
 from proxy.forward.deadlines import Deadlines
 from proxy.forward.dial import Dialer, EgressProxy
-from proxy.forward.exchange import Forwarder, Origin
+from proxy.forward.exchange import Forwarder, Origin, Phase
 from proxy.forward.listeners import Listeners
 from proxy.forward.outbound import Connection
 from proxy.forward.pool import Pool
@@ -22,10 +22,9 @@ from proxy.forward.reader import Limits
 from proxy.forward.replay import ReplayMemory
 from proxy.listen import Bound, bind
 from proxy.network import egress_proxy, tls_context
-from proxy.rules.bundle import BodyLinks
+from proxy.parts import body_links, links
 from proxy.rules.errors import ProxyError, TokenError
 from proxy.rules.guard import Guard
-from proxy.rules.links import Base, Links
 from proxy.rules.permissions import Permissions
 from proxy.settings import (
     CREDENTIALS,
@@ -34,9 +33,11 @@ from proxy.settings import (
     Settings,
     SettingsError,
     compare,
+    is_pipe,
     mask_url,
     read_secret,
 )
+from proxy.tasks import end, watched
 from proxy.token.extra import open_store
 from proxy.token.grant import ClientCredentials
 from proxy.token.rotation import Rotation
@@ -58,7 +59,8 @@ _SETTLE = 0.1
 class App:
     """One proxy. `watch` gets the records of requests, many at a time; `lenient`, by key: see `listen.bind`.
 
-    `stop` is set when somebody asks on the admin listener that the process end.
+    `stop` is set when the process has to end: somebody asks for it on the admin listener, or the app has
+    `failed`, since what runs beside the requests died.
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class App:
         self._clock = clock or SystemClock()
         self.watch = watch
         self.stop = stop or asyncio.Event()
+        self.failed = False
         self._tally = Tally()
         self._recent = Recent(self._clock)
         self._batch = Batch(self._look)
+        self._phase = Phase()
         shared = settings.token_store != MEMORY
         self._sharing = Sharing(mask_url(settings.token_store), self._clock) if shared else None
         self._tasks: list[asyncio.Task[None]] = []
@@ -104,7 +108,7 @@ class App:
             for one in (*self.bound, *self.admin_bound):
                 one.close()
             raise
-        self._tasks = [asyncio.create_task(self._tokens.run()), asyncio.create_task(self._warm())]
+        self._tasks = [watched(self._tokens.run(), self.died), watched(self._warm(), self.died)]
         self._rotate()
 
     def _build(self) -> None:
@@ -139,12 +143,13 @@ class App:
             tokens=self._tokens,
             pool=self._pool,
             origin=Origin(base.authority.encode(), base.path.encode()),
-            links=_links(settings),
-            body_links=_body_links(settings),
+            links=links(settings),
+            body_links=body_links(settings),
             replay_limit=settings.replay_limit,
             replay_memory=replay_memory,
             clock=self._clock,
             watch=self._batch,
+            phase=self._phase,
         )
 
     def _build_admin(self) -> AdminServer:
@@ -179,6 +184,11 @@ class App:
             catch_up=self.flush,
             quit=self.stop.set if settings.quit_endpoint else None,
         )
+
+    def died(self) -> None:
+        """Have the process stop, with an exit code that says why; see `tasks.watched`."""
+        self.failed = True
+        self.stop.set()
 
     def flush(self) -> None:
         """Have looked at the requests that are over by now."""
@@ -237,18 +247,24 @@ class App:
     def _rotate(self) -> None:
         """Watch the secret's file from now on, if there is one."""
         settings, path = self._settings, self._settings.client_secret_file
-        if path is None or not path.is_file():  # what a shell's <(…) leaves can be read once, and blocks then
+        if path is None or is_pipe(path):  # what a shell's <(…) leaves can be read once, and blocks then
             return
         rotation = Rotation(
             self._tokens,
             secret=settings.client_secret,
             read=partial(read_secret, path),
-            make_grant=lambda secret: self._grant(replace(settings, client_secret=secret)),
+            make_grant=lambda secret: self._rotated_grant(replace(settings, client_secret=secret)),
             clock=self._clock,
             on_event=lambda event, why: self._rotated(rotation, why),
         )
-        self._rotation = asyncio.create_task(rotation.run())
+        self._rotation = watched(rotation.run(), self.died)
         self._tasks.append(self._rotation)
+
+    def _rotated_grant(self, settings: Settings) -> TokenGrant:
+        try:
+            return self._grant(settings)
+        except SettingsError as error:  # a TLS file of the shared store that cannot be read now
+            raise ValueError(str(error)) from None
 
     def _rotated(self, rotation: Rotation, why: str | None) -> None:
         if why is None:
@@ -271,7 +287,7 @@ class App:
     async def _change_credentials(self, settings: Settings) -> None:
         if self._rotation is not None:  # its secrets go with the old settings
             self._tasks.remove(self._rotation)
-            await _end(self._rotation)
+            await end(self._rotation)
             self._rotation = None
         try:
             if failure := await self._tokens.adopt(self._grant(settings)):
@@ -348,7 +364,7 @@ class App:
         await self._listeners.stop()
         self._callers.draining = True  # from now on answers say Connection: close
         await asyncio.sleep(_SETTLE)
-        self._forwarder.draining = True
+        self._phase.draining = True
         self._callers.drain()
         try:
             async with asyncio.timeout(settings.drain_timeout):
@@ -361,36 +377,13 @@ class App:
         self._listeners.close()
         for one in self.admin_bound:
             one.remove_path()
-        self._forwarder.ended = True
+        self._phase.ended = True
         self._callers.abort()
-        await _end(*self._tasks)
+        await end(*self._tasks)
         self._pool.abort()
         await self._tokens.close()
         await self._admin.close()
         self.flush()
-
-
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _links(settings: Settings) -> Links | None:
-    return None if settings.links == "off" else Links(_base(settings))
-
-
-def _body_links(settings: Settings) -> BodyLinks | None:
-    what, _, absolute = settings.links.partition(",")
-    if what not in ("bundle", "all"):
-        return None
-    return BodyLinks(_base(settings), attachments=what == "all", absolute=absolute != "")
-
-
-def _base(settings: Settings) -> Base:
-    base = settings.base_url
-    host = f"[{base.host}]" if ":" in base.host else base.host
-    return Base(base.scheme.encode(), host.encode(), base.explicit_port, base.path.encode())
 
 
 def _log_token_event(event: str, error: TokenError | None) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     _open_missing_streams()
     try:
-        args = _parser().parse_args(_with_command(arguments if arguments is not None else sys.argv[1:]))
+        args = _parse(arguments if arguments is not None else sys.argv[1:])
         return int(args.run(args))
     except SettingsError as error:
         for problem in error.problems:
@@ -73,6 +74,17 @@ def _give_up_broken_pipes() -> None:
 # --- the commands' flags ---
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    # argparse's own complaint repeats what it does not know, and that may be `--client-secret=…`.
+    args, unknown = _parser().parse_known_args(_with_command(arguments))
+    if unknown:
+        from proxy.settings.flags import complaint  # needed after a mistake alone
+
+        known = set(re.findall(r"--[a-z-]+", args.command.format_usage()))
+        args.command.error(complaint(unknown, known))
+    return args
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fumage-proxy",
@@ -87,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False
         )
         add_flags(command)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, command=command)
     return parser
 
 

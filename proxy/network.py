@@ -8,7 +8,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
-from proxy.settings import KEYS, URL, Choice, Rule, Settings, SettingsError, Values, culprit
+from proxy.settings import (
+    KEYS,
+    URL,
+    Choice,
+    Rule,
+    Settings,
+    SettingsError,
+    Values,
+    culprit,
+    is_pipe,
+    shown,
+)
 
 _TRUST = "SSL_CERT_FILE"  # OpenSSL's; what is wrong with the file, it keeps to itself
 _LEGS = ("base_url", "token_url")
@@ -120,13 +131,13 @@ def _is_plain(*legs: URL | None) -> bool:
 
 def _wrong_trust(ca_file: Path | None, named: Callable[[str], str]) -> Iterator[str]:
     if ca_file is not None and (problem := _trusts_nobody(ca_file)):
-        yield f"{named('ca_file')}: {ca_file} {problem}"
+        yield f"{named('ca_file')}: {shown(ca_file)} {problem}"
 
 
 def _wrong_system_trust() -> Iterator[str]:
     path = os.environ.get(_TRUST)
     if path and (problem := _trusts_nobody(Path(path))):
-        yield f"environment {_TRUST}: {path} {problem}"
+        yield f"environment {_TRUST}: {shown(path)} {problem}"
 
 
 def _wrong_client(cert: Path | None, key: Path | None, named: Callable[[str], str]) -> Iterator[str]:
@@ -135,18 +146,19 @@ def _wrong_client(cert: Path | None, key: Path | None, named: Callable[[str], st
     files = {"client_cert": cert, **({"client_key": key} if key else {})}
     unreadable = {name: problem for name, path in files.items() if (problem := _unreadable(path))}
     for name, problem in unreadable.items():
-        yield f"{named(name)}: {files[name]} {problem}"
-    if not unreadable and not any(map(Path.is_fifo, files.values())) and not _is_pair(cert, key):
+        yield f"{named(name)}: {shown(files[name])} {problem}"
+    if not unreadable and not any(map(is_pipe, files.values())) and not _is_pair(cert, key):
         yield (
-            f"{named('client_cert')}: {cert} and {key or cert} do not hold a certificate and its private "
-            f"key ({_named('client_key')}), both in PEM form, the key without a password"
+            f"{named('client_cert')}: {shown(cert)} and {shown(key or cert)} do not hold a certificate and "
+            f"its private key ({_named('client_key')}), both in PEM form, the key without a password"
         )
 
 
 def _unreadable(path: Path) -> str | None:
-    if path.is_fifo():  # what a shell's <(…) leaves can be read once, and that is not now
+    if is_pipe(path):  # what a shell's <(…) leaves can be read once, and that is not now
         return None
-    if path.exists() and not path.is_dir() and not path.is_file():
+    # Not Path's own: see settings/files.py.
+    if os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path):
         return "is not a file"  # OpenSSL would read a device to its end
     try:
         path.open("rb").close()
@@ -156,7 +168,7 @@ def _unreadable(path: Path) -> str | None:
 
 
 def _trusts_nobody(ca_file: Path) -> str | None:
-    if (problem := _unreadable(ca_file)) or ca_file.is_fifo():
+    if (problem := _unreadable(ca_file)) or is_pipe(ca_file):
         return problem
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:

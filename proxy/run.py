@@ -21,7 +21,8 @@ from proxy.listen import Bound, ListenError
 from proxy.loop import loop_factory
 from proxy.notify import Supervisor
 from proxy.rules.errors import TokenError
-from proxy.settings import Change, Loaded, Settings, SettingsError
+from proxy.settings import Change, Loaded, Settings, SettingsError, is_pipe, shown
+from proxy.tasks import watched
 from proxy.watch import log as watch_log
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _within(settings: Settings, files: int | None) -> Settings:
     return replace(settings, max_clients=clients, max_connections=connections)
 
 
-async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> None:
+async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> int:
     settings, stop, hangup = loaded.settings, _Stop(), asyncio.Event()
     _on_hangup(hangup.set, or_end=stop.asked.set)
     lenient = {name: loaded.sources[name] == "default" for name in ("listen", "admin_listen")}
@@ -121,9 +122,9 @@ async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> None:
     gc.freeze()
     supervisor = Supervisor(os.environ)
     supervisor.ready()
-    alive = asyncio.create_task(supervisor.keep_alive())
+    alive = watched(supervisor.keep_alive(), app.died)
     reload = _Reload(app, loaded, load)
-    reloading = asyncio.create_task(reload.run(hangup, supervisor))
+    reloading = watched(reload.run(hangup, supervisor), app.died)
     await stop.asked.wait()
     supervisor.stopping()
     reloading.cancel()
@@ -132,6 +133,7 @@ async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> None:
     await app.drain()
     await app.close()
     alive.cancel()
+    return FAILED if app.failed else 0
 
 
 def _on_hangup(reload: Callable[[], None], *, or_end: Callable[[], None]) -> None:
@@ -139,16 +141,25 @@ def _on_hangup(reload: Callable[[], None], *, or_end: Callable[[], None]) -> Non
     if sys.platform == "win32":
         return
     outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup has it
-    on_terminal = os.isatty(0) and not outlives
+    on_terminal = _has_terminal() and not outlives
 
     def hung_up() -> None:
-        if on_terminal and not os.isatty(0):
+        if on_terminal and not _has_terminal():
             or_end()
         else:
             reload()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # see proxy.cli
+
+
+def _has_terminal() -> bool:
+    # The controlling one, whatever the standard streams are; once it is closed, nobody can open it any more.
+    try:
+        os.close(os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 class _Reload:
@@ -184,15 +195,15 @@ class _Reload:
 
     def _read(self) -> Loaded:
         # What a shell's <(…) leaves can be read once. A second time it would hold up everything.
-        once = [path for path in self._files if path.is_fifo()]
+        once = [path for path in self._files if is_pipe(path)]
         if once:
-            raise SettingsError([f"{path} is a pipe, which cannot be read again" for path in once])
+            raise SettingsError([f"{shown(path)} is a pipe, which cannot be read again" for path in once])
         return self._load()
 
     def _tell(self, wanted: Loaded, change: Change) -> None:
         changed = settings_module.told(wanted, change.live)
+        self._app.flush()  # so that the log's lines are in order
         if not _LOGGING.isdisjoint(change.live):
-            self._app.flush()
             watch_log.configure(change.settings.log_level, change.settings.log_format)
             self._app.watch = _request_log(change.settings)
         with _whatever_log_level():
@@ -205,8 +216,10 @@ class _Reload:
 def _whatever_log_level() -> Iterator[None]:
     """What is logged meanwhile is told at every log_level: somebody asked for it."""
     log.setLevel(logging.INFO)
-    yield
-    log.setLevel(logging.NOTSET)
+    try:
+        yield
+    finally:
+        log.setLevel(logging.NOTSET)
 
 
 def _tell(app: App, loaded: Loaded) -> None:
@@ -271,25 +284,27 @@ def demo() -> int:
     return _run(_demo, ListenError)
 
 
-def _run(main: Callable[[], Coroutine[Any, Any, None]], failure: type[Exception]) -> int:
-    """Run until the end; the exit code. `failure` is what may well happen and needs no traceback."""
+def _run(main: Callable[[], Coroutine[Any, Any, int | None]], failure: type[Exception]) -> int:
+    """Run until the end; the exit code, which is 0 where `main` gives none.
+
+    `failure` is what may well happen and needs no traceback.
+    """
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(main())
+            return runner.run(main()) or 0
     except BrokenPipeError:
         raise  # an OSError, but of our own output
     except failure as error:
         print(f"fumage-proxy: {error}", file=sys.stderr)
         return FAILED
-    return 0
 
 
-async def _demo() -> None:
+async def _demo() -> int:
     from proxy.sandbox import Sandbox
 
     stop = _Stop()
     async with Sandbox() as sandbox:
-        app = await _start_demo(sandbox)
+        app = await _start_demo(sandbox, stop.asked)
         here = app.bound[0].name
         print(f"sandbox  the fake EMR and its FHIR API, on {sandbox.fumage_url}; to make it misbehave:")
         print(f"         curl {sandbox.control_url}")
@@ -299,21 +314,23 @@ async def _demo() -> None:
         await stop.asked.wait()
         await app.drain()
         await app.close()
+    return FAILED if app.failed else 0
 
 
-async def _start_demo(sandbox: "Sandbox") -> App:
+async def _start_demo(sandbox: "Sandbox", stop: asyncio.Event) -> App:
     try:
-        return await _demo_app(sandbox, {})
+        return await _demo_app(sandbox, {}, stop)
     except ListenError:
         print("The usual ports are taken, so these are others.\n")
         ports = {"FUMAGE_PROXY_LISTEN": "127.0.0.1:0", "FUMAGE_PROXY_ADMIN_LISTEN": "127.0.0.1:0"}
-        return await _demo_app(sandbox, ports)
+        return await _demo_app(sandbox, ports, stop)
 
 
-async def _demo_app(sandbox: "Sandbox", more: dict[str, str]) -> App:
+async def _demo_app(sandbox: "Sandbox", more: dict[str, str], stop: asyncio.Event) -> App:
     # An empty .env file in place of ./.env, and no environment: a demo is the same everywhere.
     args = argparse.Namespace(env_file=os.devnull)
     loaded = settings_module.load(args, {**sandbox.settings(), **more}, cwd=Path(os.devnull).parent)
-    app = App(loaded.settings, watch=lambda records: None, lenient={"listen": True, "admin_listen": True})
+    lenient = {"listen": True, "admin_listen": True}
+    app = App(loaded.settings, watch=lambda records: None, lenient=lenient, stop=stop)
     await app.start()
     return app

@@ -68,6 +68,28 @@ def test_the_lock_file_names_no_host_and_pins_everything_that_runs() -> None:
     assert needed <= pinned
 
 
+def test_the_image_installs_nothing_that_the_lock_file_does_not_pin() -> None:
+    steps = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    for install in re.findall(r"pip (?:--python \S+ )?(?:install|wheel) [^&\n]*", steps):
+        assert "--require-hashes" in install or "--no-deps" in install, install
+        assert "--no-build-isolation" in install or " wheel " not in install, install
+    lock = (ROOT / "requirements.lock").read_text()
+    for marker in re.findall(r"/\^(# [A-Z][a-z ]+)/", steps):
+        assert lock.count(f"\n{marker}") == 1
+    assert re.search(r"^# Builds the wheel.*\nsetuptools==", lock, re.MULTILINE)
+
+
+def test_no_line_of_the_readme_writes_over_an_env_file() -> None:
+    assert "> .env" not in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "config/systemd/fumage-proxy.service", "proxy/token/extra.py"]
+)
+def test_nobody_is_told_to_install_it_by_a_name_that_was_not_published(document: str) -> None:
+    assert not re.search(r"pip install ['\"]?fumage-proxy", (ROOT / document).read_text())
+
+
 @pytest.mark.parametrize("package", sorted(p.parent for p in (ROOT / "proxy").rglob("__init__.py")))
 def test_every_package_is_installed(package: Path) -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]

@@ -8,9 +8,9 @@ import pytest
 
 HOUSE = Path(__file__).parent.parent / "proxy"
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("clock", "loop", "notify", "rules", "sandbox"),
+    ("clock", "loop", "notify", "rules", "sandbox", "tasks"),
     ("settings",),  # which checks `allow` by the rule that reads it
-    ("listen", "network"),
+    ("listen", "network", "parts"),
     ("watch",),  # records are told in the words of rules
     ("token",),
     ("admin", "check"),
@@ -21,8 +21,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
 )
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
-KNOW_SETTINGS = {"listen", "network", "check", "app", "run", "cli"}  # listen: the forms of an address
-ALONE = ("sandbox", "rules", "clock", "loop", "notify")  # import no other room
+KNOW_SETTINGS = {"listen", "network", "parts", "check", "app", "run", "cli"}  # listen: forms of addresses
+ALONE = ("sandbox", "rules", "clock", "loop", "notify", "tasks")  # import no other room
 EVENT_LOOP = ("asyncio", "aiohttp", "http.client")  # not for what `fumage-proxy health` imports
 
 FILES = sorted(HOUSE.rglob("*.py"))

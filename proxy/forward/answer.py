@@ -54,11 +54,14 @@ class AnswerReader:
         self.final: Answer | None = None
         self.complete = False  # the whole answer is here
         self.keep_alive = False  # this answer allows another exchange
-        self.take()
+        if self._body:
+            self.take()
 
     def feed(self, data: bytes) -> None:
         """Read bytes from the wire. Raises FumageNotHTTP."""
-        if self._start != _START:
+        if not self._start and data.startswith(_START):
+            self._start = _START
+        elif self._start != _START:
             self._check_start(data)
         known = self._received
         try:

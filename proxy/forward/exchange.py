@@ -47,6 +47,14 @@ class Origin:
 
 
 @dataclass(slots=True)
+class Phase:
+    """How near its end the process is; one for all Forwarders, of which each reload makes a new one."""
+
+    draining: bool = False  # no new request
+    ended: bool = False  # nor any that still runs
+
+
+@dataclass(slots=True)
 class Forwarder:
     """The parts that all exchanges share; serves the requests of the callers' connections."""
 
@@ -61,8 +69,7 @@ class Forwarder:
     replay_memory: ReplayMemory
     clock: Clock
     watch: Callable[[Record], None]
-    draining: bool = False  # no new request
-    ended: bool = False  # and the end of those that still run
+    phase: Phase
 
     def serve(self, request: Request, caller: CallerConnection, strand: Strand) -> Coroutine[Any, Any, None]:
         """Answer one request."""
@@ -123,7 +130,7 @@ class Exchange:
         except ProxyError as error:
             self.refuse(error)
         except asyncio.CancelledError:
-            if self._parts.ended:
+            if self._parts.phase.ended:
                 self._record.broken = Draining("drain_timeout was over.")
             else:
                 self._record.abandoned = True
@@ -139,7 +146,7 @@ class Exchange:
     def _admit(self) -> bool:
         """Raise ProxyError unless the request may go on; False if it is answered here."""
         parts, request = self._parts, self._request
-        if parts.draining:
+        if parts.phase.draining:
             raise Draining("This proxy is stopping and takes no new request.")
         if request.memo is not None and request.memo.by is parts:
             return True
@@ -216,9 +223,11 @@ class Exchange:
                     self._delivery.pass_interim(answer)
                 else:
                     await self._strand.news(connection)
-        except FumageConnectionLost:
+        except FumageConnectionLost as error:
             # RFC 9112 section 9.3.1: the server may close an idle connection just when we use it.
             if not (retryable and connection.kept_alive and not connection.answered and self._replayable):
+                if retryable:
+                    error.advice = "Send it again."
                 raise
         finally:
             self._record.upstream_seconds += parts.clock.now() - self._sent_at
@@ -236,7 +245,11 @@ class Exchange:
     async def _open(self, *, fresh: bool) -> Connection:
         await self._strand.as_task()
         parts = self._parts
-        self._connection = connection = await parts.pool.open(fresh=fresh)
+        # In that turn of the loop one may have become free: the pool must not close it to make room.
+        connection = None if fresh else parts.pool.take(recent=self._request.method not in _SAFE)
+        if connection is None:
+            connection = await parts.pool.open(fresh=fresh)
+        self._connection = connection
         self._token = parts.tokens.current() or await parts.tokens.get()  # it may have expired meanwhile
         return connection
 

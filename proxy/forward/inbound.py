@@ -33,7 +33,8 @@ class CallerConnection(asyncio.Protocol):
         self._ahead = bytearray()  # of requests after the one that is served
         self._deaf = False  # what still comes is dropped
         self._linger_until = 0.0
-        self._strand: Strand | None = None  # answers the request
+        self._strand = Strand(self._loop)  # answers the request
+        self.busy = False  # a request is being answered
         self._reading = True
         self._ended = False  # the caller closed its sending side
         self._write_waiter: asyncio.Future[None] | None = None
@@ -48,11 +49,6 @@ class CallerConnection(asyncio.Protocol):
         """Whether the connection stays open after the answer that is about to be written."""
         reader = self._reader
         return reader.keep_alive and reader.body is None and not self._deaf and not self._callers.draining
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being answered."""
-        return self._strand is not None
 
     def write(self, data: bytes) -> None:
         if not self.closed:
@@ -259,16 +255,16 @@ class CallerConnection(asyncio.Protocol):
 
     def _serve(self) -> None:
         request = self._reader.request
-        if request is not None and self._strand is None and not self._deaf and not self.closed:
+        if request is not None and not self.busy and not self._deaf and not self.closed:
             self._begin(request)
 
     def _begin(self, request: Request) -> None:
-        self._strand = strand = Strand(self._loop)
-        strand.start(self._callers.exchanges.serve(request, self, strand))
+        self.busy = True
+        self._strand.start(self._callers.exchanges.serve(request, self, self._strand))
 
     def served(self) -> None:
         """The exchange is over."""
-        self._strand = None
+        self.busy = False
         if self._reader.request is not None and not self._deaf and not self.closed:
             self.abort()  # it did not come to an `end`, and nobody would answer any more
 
@@ -276,7 +272,7 @@ class CallerConnection(asyncio.Protocol):
         """The bytes are at fault: an error for whoever reads the body, or an answer at once; then close."""
         reader = self._reader
         self._deaf = True
-        if self._strand is None:
+        if not self.busy:
             self._callers.head.stop(self)
             self._callers.idle.stop(self)
             self._callers.exchanges.refuse(error, self, reader.request)
@@ -316,7 +312,7 @@ class CallerConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._ended = True
-        if self._strand is not None:
+        if self.busy:
             # A caller that closes and one that only closes its sending side look the same from here; like
             # other servers, we take the request for abandoned.
             self.abort()
@@ -340,5 +336,5 @@ class CallerConnection(asyncio.Protocol):
         for deadlines in (callers.head, callers.idle, callers.upload, callers.linger, callers.unheard):
             deadlines.stop(self)
         self._wake()
-        if self._strand is not None and not self._strand.running:
+        if self.busy and not self._strand.running:
             self._strand.cancel()

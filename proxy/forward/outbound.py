@@ -58,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._write_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
         self._read_paused = False
+        self._waits = 0
         self.answered = False  # a byte of the answer is here
         self._sent = False  # a byte of the request went out
         self._sent_all = True
@@ -100,15 +101,13 @@ class Connection(asyncio.Protocol):
     async def writable(self) -> None:
         """Return when the peer takes more bytes; raises ProxyError."""
         if self._write_paused and not self.closed:
-            if self._stalled is not None:
-                self._stalled.start(self)
+            self._wait_for_peer(1)
             self._write_waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._write_waiter
             finally:
                 self._write_waiter = None
-                if self._stalled is not None:
-                    self._stalled.stop(self)
+                self._wait_for_peer(-1)
         if self.error is not None:
             raise self.error
 
@@ -145,14 +144,22 @@ class Connection(asyncio.Protocol):
                 return b""
             if self.error is not None:
                 raise self.error
-            if self._stalled is not None:
-                self._stalled.start(self)
+            self._wait_for_peer(1)
             try:
                 await news(self)
             finally:
-                if self._stalled is not None:
-                    self._stalled.stop(self)
+                self._wait_for_peer(-1)
         return self.take()
+
+    def _wait_for_peer(self, more: int) -> None:
+        """One more waits for the peer, or one less: who sends the body may, and who reads the answer. What
+        one of them gets gives the other its whole time again."""
+        self._waits += more
+        if self._stalled is not None:
+            if self._waits and not self.closed:
+                self._stalled.start(self)
+            else:
+                self._stalled.stop(self)
 
     def take(self) -> bytes:
         """The bytes of the body that are here already, maybe none; does not wait."""

@@ -212,9 +212,9 @@ def note_response(headers: Fields) -> tuple[Fields, dict[bytes, bytes]]:
     if len(headers) > 1:
         names, values = zip(*headers, strict=True)
         plan = _PLANS.get(names)
-        if plan is None and len(_PLANS) < _MOST_PLANS and sum(map(len, names)) < _LONGEST_PLAN:
-            plan = _PLANS[names] = _Plan.of(names)
-        if plan is not None and plan.holds:
+        if plan is None:
+            plan = _remember(names)
+        if plan.holds:
             noted = dict(zip(plan.noted, plan.values(values), strict=True))
             if noted.get(b"connection", b"close").lower() in _PLAIN:
                 return list(plan.kept(headers)), noted
@@ -241,6 +241,15 @@ class _Plan(NamedTuple):
 
 _MOST_PLANS, _LONGEST_PLAN = 256, 4096  # names are the server's choice: together, and bytes of one
 _PLANS: dict[tuple[bytes, ...], _Plan] = {}
+
+
+def _remember(names: tuple[bytes, ...]) -> _Plan:
+    plan = _Plan.of(names)
+    if sum(map(len, names)) <= _LONGEST_PLAN:
+        if len(_PLANS) >= _MOST_PLANS:
+            del _PLANS[next(iter(_PLANS))]
+        _PLANS[names] = plan
+    return plan
 
 
 def _note_each(headers: Fields) -> tuple[Fields, dict[bytes, bytes]]:

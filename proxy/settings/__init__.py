@@ -1,6 +1,7 @@
 """Settings: flag, environment, .env, TOML -> frozen values; all errors at once."""
 
 from proxy.settings.change import CREDENTIALS, LIVE, Change, compare
+from proxy.settings.files import is_pipe, shown
 from proxy.settings.keys import KEYS, Settings
 from proxy.settings.load import (
     Choice,
@@ -39,10 +40,12 @@ __all__ = [
     "defaults",
     "describe",
     "given",
+    "is_pipe",
     "load",
     "load_admin_listen",
     "markdown_table",
     "mask_url",
     "read_secret",
+    "shown",
     "told",
 ]

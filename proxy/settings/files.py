@@ -9,6 +9,22 @@ from pathlib import Path
 from proxy.settings.numbers import show_size
 
 _PATIENCE = 2.0  # seconds in which somebody has to open a pipe's other end
+_LONGEST = (
+    64  # characters of a name within a path: a longer one may well be a key, pasted into the wrong place
+)
+
+
+def is_pipe(path: Path) -> bool:
+    """Whether the file is one, as far as this user can tell; never raises."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def shown(path: Path | str) -> str:
+    """The path as a message shows it: of a name in it that is too long to be one, the beginning."""
+    return "/".join(name if len(name) <= _LONGEST else f"{name[:4]}..." for name in str(path).split("/"))
 
 
 def read_file(path: Path, most: int) -> bytes:
@@ -24,8 +40,10 @@ def read_file(path: Path, most: int) -> bytes:
                 raise ValueError("is neither a file nor a pipe")
             data = _read(file, most + 1, pipe=stat.S_ISFIFO(mode))
     except OSError as error:
-        lost = " (it is a link, which leads nowhere)" if path.is_symlink() and not path.exists() else ""
-        raise ValueError(f"cannot be read: {error.strerror}{lost}") from None
+        # Not Path's own: up to Python 3.13 they raise where a folder is closed, or a name too long.
+        lost = os.path.islink(path) and not os.path.exists(path)
+        hint = " (it is a link, which leads nowhere)" if lost else ""
+        raise ValueError(f"cannot be read: {error.strerror}{hint}") from None
     if len(data) > most:
         raise ValueError(f"is larger than {show_size(most)}")
     return data

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from proxy.settings import values
-from proxy.settings.files import read_file
+from proxy.settings.files import read_file, shown
 from proxy.settings.keys import KEYS, REQUIRED, Key, Settings
 from proxy.settings.sources import Given, Level, read
 from proxy.settings.values import TCP, Address
@@ -99,16 +99,16 @@ def read_secret(path: Path) -> str:
     try:
         data = read_file(path, _MOST)
     except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
+        raise ValueError(f"{shown(path)} {error}") from None
     try:
         # Windows editors begin files with a byte order mark, which nobody sees.
         secret = _without_line_end(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text") from None
+        raise ValueError(f"{shown(path)} is not UTF-8 text") from None
     if not secret.strip():
-        raise ValueError(f"{path} is empty")
+        raise ValueError(f"{shown(path)} is empty")
     if _CONTROL.search(secret):
-        raise ValueError(f"{path} holds more than one line, or a control character")
+        raise ValueError(f"{shown(path)} holds more than one line, or a control character")
     return secret
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy.settings.files import read_file
+from proxy.settings.files import read_file, shown
 from proxy.settings.keys import KEYS, PREFIX, Key
 
 _CONFIG = PREFIX + "CONFIG"
@@ -82,7 +82,7 @@ def read(args: Namespace, environ: Mapping[str, str], cwd: Path) -> Found:
     """Read all places; files lie relative to `cwd`. Problems are collected, not raised."""
     flags = vars(args)
     env_file: str | None = flags.get("env_file")
-    env_source = f".env file {'./.env' if env_file is None else env_file}"
+    env_source = f".env file {'./.env' if env_file is None else shown(env_file)}"
     dotenv, broken = _dotenv(cwd, env_file)
     problems = [f"{env_source}{where}" for where in broken]
 
@@ -92,7 +92,7 @@ def read(args: Namespace, environ: Mapping[str, str], cwd: Path) -> Found:
         try:
             toml = _toml(cwd / config)
         except ValueError as error:
-            problems.append(f"{config_culprit}: {config} {error}")
+            problems.append(f"{config_culprit}: {shown(config)} {error}")
 
     levels = (
         _flag_level(flags),
@@ -151,7 +151,7 @@ def _unknown_variables(variables: Mapping[str, str]) -> Iterator[str]:
         # The value counts for one form alone: …_PORT=tcp://10.0.0.1:80.
         if _SERVICE_LINK.fullmatch(name) or _SERVICE_LINK.fullmatch(f"{name}={value}"):
             continue
-        near = _nearest(name.removeprefix(PREFIX), {"config": _CONFIG})
+        near = nearest(name.removeprefix(PREFIX), {"config": _CONFIG})
         yield f"{name} is not a setting" + _advice(KEYS[near].environment if near in KEYS else near)
 
 
@@ -160,7 +160,7 @@ def _unknown_keys(toml: Mapping[str, object]) -> Iterator[str]:
         if isinstance(value, dict):
             yield f"[{name}] is a table, and settings stand at the top of the file, before any table"
         elif name not in KEYS:
-            yield f"{name} is not a setting" + _advice(_nearest(name, {"config": "--config"}))
+            yield f"{name} is not a setting" + _advice(nearest(name, {"config": "--config"}))
 
 
 # What others call it, and what is none of the keys.
@@ -178,7 +178,7 @@ _ALSO_CALLED = {
 }
 
 
-def _nearest(name: str, more: Mapping[str, str]) -> str | None:
+def nearest(name: str, more: Mapping[str, str]) -> str | None:
     """The key, or what `more` says, whose name comes nearest; None if nothing comes near.
 
     By key name, also where the variable is called otherwise: FUMAGE_PROXY_BASE_URL means FUMAGE_BASE_URL.
@@ -224,7 +224,7 @@ def _dotenv(cwd: Path, env_file: str | None) -> tuple[dict[str, str], list[str]]
     path = cwd / (".env" if env_file is None else env_file)
     # Nothing here is no mistake, and neither is a virtualenv: some call it .env. Any other directory is one:
     # Docker makes it where the file that is to be mounted is missing.
-    if env_file is None and (not os.path.lexists(path) or (path / "pyvenv.cfg").is_file()):
+    if env_file is None and (_is_absent(path) or os.path.isfile(path / "pyvenv.cfg")):
         return {}, []
     # The parser below dotenv_values(interpolate=False): that one only logs a line that it cannot read, and
     # a setting that is lost without an error is what this file exists to prevent.
@@ -237,6 +237,17 @@ def _dotenv(cwd: Path, env_file: str | None) -> tuple[dict[str, str], list[str]]
     variables = {binding.key: binding.value or "" for binding in bindings if binding.key is not None}
     broken = [binding.original for binding in bindings if binding.error]
     return variables, [f", line {_line(each.string, each.line)}: is not NAME=value" for each in broken]
+
+
+def _is_absent(path: Path) -> bool:
+    # Not os.path.lexists(): a folder that is closed for a while must not read as one without the file.
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _line(text: str, first: int) -> int:

@@ -141,6 +141,10 @@ _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*")  
 
 def _split_url(text: str) -> tuple[str, str, int | None, str]:
     # Scheme, host, port and path; the scheme is not looked at.
+    if text[:1] in ("'", '"'):
+        raise ValueError(
+            f"{quote(text)} begins with a quotation mark, which docker's --env-file keeps; leave it out"
+        )
     scheme, authority, path, query, fragment = _URL.fullmatch(text).groups()  # type: ignore[union-attr]
     if scheme is None:
         raise ValueError(f"{quote(text)} has no scheme; write https://{mask_url(text)}")

@@ -11,5 +11,7 @@ def open_store(url: str, password: str | None) -> "RedisStore":
     try:
         from proxy.token.store import RedisStore
     except ImportError:
-        raise ValueError("a shared store needs the extra redis: pip install 'fumage-proxy[redis]'") from None
+        raise ValueError(
+            "a shared store needs the extra redis: pip install '.[redis]' in a clone of fumage-proxy"
+        ) from None
     return RedisStore(url, password=password)

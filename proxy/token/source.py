@@ -275,6 +275,8 @@ class TokenSource:
         self._nap = asyncio.ensure_future(self._clock.sleep(seconds))
         try:
             await asyncio.wait([self._nap])
+            if not self._nap.cancelled():  # that is how it is woken
+                self._nap.result()
         finally:
             self._nap.cancel()
 

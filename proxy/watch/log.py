@@ -154,8 +154,7 @@ class RequestLog:
 
 def _route(record: Record) -> tuple[str, tuple[str, ...]]:
     """The route's template and the parameters' names: words of closed lists, whatever the request said."""
-    query = record.target.partition(b"?")[2]
-    return record.route.template, parameter_names(query) if query else ()
+    return record.route.template, parameter_names(record.query) if record.query else ()
 
 
 @lru_cache(maxsize=1024)  # words of closed lists, in a bounded number of combinations

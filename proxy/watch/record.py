@@ -1,8 +1,6 @@
 """What is known of one request when it is over."""
 
-from functools import cached_property
-
-from proxy.rules.fhir import NO_ROUTE, Route, route
+from proxy.rules.fhir import NO_ROUTE, route
 
 # What a log line or a label says of a method; all others are `other`.
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
@@ -11,7 +9,7 @@ METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH
 class Record:
     """One request, for its log line and its figures. Times in seconds by the clock that `started` is of.
 
-    Holds what must not be logged (`target`, `request_id`): only `watch` decides what leaves the process.
+    Holds what must not be logged (target, query, request_id): only `watch` decides what leaves the process.
     """
 
     # What most requests leave as it is stands here, and is set on a record only where it is otherwise.
@@ -35,12 +33,9 @@ class Record:
         self.method = method
         self.target = target
         self.request_id = request_id
-
-    @cached_property
-    def route(self) -> Route:
-        """What the request asks for, in words of closed lists, whatever it said."""
-        path = self.target.partition(b"?")[0]
-        return route(self.method, path) if path else NO_ROUTE
+        path, _, self.query = target.partition(b"?")
+        # What it asks for, in words of closed lists, whatever it said.
+        self.route = route(method, path) if path else NO_ROUTE
 
     @property
     def well(self) -> bool:

@@ -109,6 +109,25 @@ async def test_it_shows_the_figures_and_asks_nobody_else(page: Page) -> None:
 
 
 @needs_chromium
+async def test_figures_of_the_first_ten_seconds_are_not_known_yet_and_then_there_was_no_request(
+    page: Page,
+) -> None:
+    clock = Shifted()
+    async with Product(clock=clock) as product:
+        for _ in range(10):
+            await fetch(product.port)
+        await page.open(address(product))
+        await shows(page, "ready")
+        for plot in ("requests", "errors", "latency"):
+            assert await text(page, f"{plot}-now") == "not known yet"
+    async with Product(clock=clock) as product:
+        clock.by += 10
+        await page.open(address(product))
+        await shows(page, "ready")
+        assert await text(page, "latency-now") == "no request"
+
+
+@needs_chromium
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
 async def test_it_fits_and_can_be_read(width: int, dark: bool, page: Page) -> None:

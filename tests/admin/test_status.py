@@ -149,7 +149,7 @@ async def test_while_it_drains_it_says_so() -> None:
             await caller.send(build())
             await product.fumage.until(lambda: product.fumage.seen)
             draining = asyncio.create_task(product.app.drain())
-            await until(lambda: product.app._forwarder.draining or product.app._callers.draining)
+            await until(lambda: product.app._phase.draining or product.app._callers.draining)
             status = await told(product)
             assert (status["draining"], status["ready"], status["in_flight"]) == (True, False, 1)
             assert status["reason"].startswith("draining")

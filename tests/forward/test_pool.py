@@ -16,7 +16,7 @@ from proxy.forward.pool import Pool
 from proxy.forward.strand import news
 from proxy.rules.errors import AllConnectionsBusy, FumageError, FumageRefused
 from tests.forward.fumage import counts, listener, quiet, quiet_product, told, until
-from tests.support.caller import fetch
+from tests.support.caller import Caller, fetch
 from tests.support.clock import FakeClock
 from tests.support.product import Product
 from tests.support.upstream import Seen, Upstream, Wire, after, hang, reply
@@ -86,6 +86,19 @@ async def test_fifty_callers_never_have_more_than_three_connections() -> None:
         assert [answer.status for answer in answers] == [200] * 50
         assert most == 3
         assert len(product.fumage.seen) == 50
+
+
+async def test_at_the_limit_no_connection_that_could_serve_is_closed() -> None:
+    """One that becomes free just when a request has begun to wait is taken, not replaced."""
+
+    async def call() -> None:
+        async with await Caller.connect(product.port) as caller:
+            for _ in range(100):
+                assert (await caller.request()).status == 200
+
+    async with Product(max_connections="4") as product:
+        await asyncio.gather(*(call() for _ in range(6)))
+        assert product.fumage.connections == 4
 
 
 async def test_those_that_are_being_opened_count() -> None:

@@ -295,8 +295,23 @@ async def test_all_connections_busy_is_told() -> None:
 
 async def test_a_proxy_that_is_stopping_tells_so() -> None:
     async with Product() as product:
-        product.app._forwarder.draining = True
+        product.app._phase.draining = True
         answer = await fetch(product.port, "POST", "/A", body=b"x")
         assert (answer.status, answer["Retry-After"]) == (503, "1")
         assert answer.proxy_status["error"] == "proxy_internal_response"
         assert product.fumage.seen == []
+
+
+@pytest.mark.parametrize("reloaded", [False, True], ids=["", "after a reload"])
+async def test_what_the_end_of_draining_breaks_off_was_not_left_by_its_caller(reloaded: bool) -> None:
+    async with Product(drain_timeout="50ms") as product, await Caller.connect(product.port) as caller:
+        product.fumage.answer = hang()
+        caller.write(build())
+        await product.fumage.until(lambda: product.fumage.seen)
+        if reloaded:
+            await product.app.change(product.app._settings)
+        await product.app.drain()
+        await product.app.close()
+        (record,) = product.records
+        assert (record.abandoned, record.status) == (False, 0)
+        assert "drain_timeout" in str(record.broken)

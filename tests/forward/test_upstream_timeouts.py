@@ -130,6 +130,20 @@ async def test_a_body_that_stands_still_for_idle_timeout_breaks_off(framing: str
         assert (await fetch(product.port)).status == 200
 
 
+async def test_a_body_that_stands_still_breaks_off_although_an_upload_went_on_meanwhile() -> None:
+    @early
+    async def begin_and_take_all(seen: Seen, wire: Wire) -> None:
+        wire.write(OK + b"Content-Length: 100\r\n\r\nhello")
+        await wire.body()
+        await until(lambda: product.records)
+
+    async with quiet_product(idle_timeout="300ms") as product, await Caller.connect(product.port) as caller:
+        product.fumage.script += [begin_and_take_all]
+        caller.write(build("POST", "/Binary", body=b"x" * 20_000_000))
+        with pytest.raises(Broken):
+            await caller.answer()
+
+
 async def test_a_slow_body_is_not_a_still_one() -> None:
     async def answer(seen: Seen, wire: Wire) -> None:
         wire.write(OK + b"Content-Length: 8\r\n\r\n")

@@ -49,6 +49,44 @@ def test_a_wrong_command_line_is_2(arguments: list[str], tmp_path: Path) -> None
     assert ended.stderr.startswith("usage: fumage-proxy")
 
 
+SECRET_FLAG = "is no flag, since a process list shows flags; set "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--client-secret={}"], f"--client-secret {SECRET_FLAG}CANVAS_API_CLIENT_SECRET "),
+        (["serve", "--client_secret", "{}"], f"--client_secret {SECRET_FLAG}CANVAS_API_CLIENT_SECRET "),
+        (["check", "--secret", "--{}"], f"--secret {SECRET_FLAG}CANVAS_API_CLIENT_SECRET "),
+        (["check", "--token-store-key={}"], f"--token-store-key {SECRET_FLAG}FUMAGE_PROXY_TOKEN_STORE_KEY "),
+        (
+            ["--token-store-password={}", "--scope", "a"],
+            f"--token-store-password {SECRET_FLAG}FUMAGE_PROXY_TOKEN_STORE_PASSWORD ",
+        ),
+        (["health", "--client-secret", "{}"], f"--client-secret {SECRET_FLAG}CANVAS_API_CLIENT_SECRET "),
+        (
+            ["--conect-timeout={}"],
+            "--conect-timeout is no flag of this command; did you mean --connect-timeout?",
+        ),
+        (["--port", "{}"], "--port is no flag of this command; did you mean --listen?"),
+        (["config", "-x{}"], "there are words that belong to no flag"),
+        (["config", "{}"], "there are words that belong to no flag"),
+        (
+            ["sandbox", "--token-lifetme={}"],
+            "did you mean --token-lifetime?",
+        ),
+        (["demo", "--listen={}"], "--listen is no flag of this command; --help lists them"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_flag_that_is_none_is_told_by_its_name_and_what_was_given_to_it_is_not(
+    arguments: list[str], told: str, tmp_path: Path
+) -> None:
+    ended = run(*(each.format(SECRET) for each in arguments), cwd=tmp_path, env=CANVAS)
+    assert (ended.returncode, told in " ".join(ended.stderr.split())) == (2, True), ended.stderr
+    assert SECRET not in ended.stderr
+
+
 @pytest.mark.parametrize(
     "command", [[], ["serve"], ["config"], ["check"]], ids=["default", "serve", "config", "check"]
 )

@@ -3,9 +3,6 @@
 import asyncio
 import io
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -13,10 +10,10 @@ from hypothesis import strategies as st
 from proxy.app import App
 from proxy.clock import SystemClock
 from proxy.loop import loop_factory
-from proxy.watch import log
 from proxy.watch.log import RequestLog
 from tests.support.caller import Answer, Broken, Caller, fetch
 from tests.support.emr import JSON, refuse
+from tests.support.logs import configured
 from tests.support.product import Product
 from tests.support.upstream import Behaviour, raw, reply, unauthorized
 from tests.watch.test_log import phi, shapes
@@ -62,18 +59,6 @@ class Heard:
     def __init__(self) -> None:
         self.stream = io.StringIO()
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        root, own = logging.getLogger(), logging.getLogger("proxy")
-        handlers, level, own_level = root.handlers[:], root.level, own.level
-        log.configure("debug", "json", self.stream)
-        try:
-            yield
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)
-            own.setLevel(own_level)
-
     def note(self, app: App) -> None:
         clock = SystemClock()
         logs = [RequestLog(json_lines=as_json, stream=self.stream, clock=clock) for as_json in (True, False)]
@@ -94,7 +79,7 @@ async def everything_told(
 ) -> tuple[str, str]:
     """What is told on the side, and what the proxy itself answers the caller."""
     heard = Heard()
-    with heard.listening():
+    with configured("debug", "json", heard.stream):
         settings = {"allow": allow, "links": links, "scope": "Zq", "patient": "Zq"}
         async with Product(**settings) as product:
             heard.note(product.app)

@@ -112,6 +112,18 @@ async def test_without_any_file_nothing_changes(place: Place) -> None:
     assert place.emr.requests == 1
 
 
+async def test_the_lines_of_requests_before_a_reload_stand_before_its_own(place: Place) -> None:
+    async with place.started() as proxy, await Caller.connect(place.port) as kept:
+        for _ in range(20):
+            assert (await kept.request()).status == 200
+        told = (await place.again()).splitlines()
+        await proxy.says("The settings were read again")
+        end = next(i for i, line in enumerate(told) if "The settings were read again" in line)
+        proxy.terminate()
+        assert await proxy.ended() == 0
+        assert not [line for line in proxy.err[end:] if '"message": "request"' in line]
+
+
 async def test_wrong_settings_are_all_told_and_change_nothing(place: Place) -> None:
     async with place.started() as proxy:
         told = await place.reload(allow="Patient.rs", max_body="much", idle_timeout="soon", client_secret="")
@@ -471,8 +483,13 @@ async def test_what_can_be_read_only_once_does_not_hold_it_up(place: Place) -> N
 # Terminals
 
 
-def _on_a_terminal(place: Place, *prefix: str) -> "tuple[subprocess.Popen[bytes], int]":
-    """The command as a shell on a terminal of its own would start it; what it logs goes into a file."""
+def _on_a_terminal(
+    place: Place, *prefix: str, stdin: str | None = None
+) -> "tuple[subprocess.Popen[bytes], int]":
+    """The command as a shell on a terminal of its own would start it; what it logs goes into a file.
+
+    It reads from the terminal, unless `stdin` names something else.
+    """
     ours, theirs = os.openpty()
     with (place.folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -483,10 +500,16 @@ def _on_a_terminal(place: Place, *prefix: str) -> "tuple[subprocess.Popen[bytes]
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: _take_terminal(stdin),
         )
     os.close(theirs)
     return process, ours
+
+
+def _take_terminal(stdin: str | None) -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    if stdin is not None:
+        os.dup2(os.open(stdin, os.O_RDONLY), 0)
 
 
 async def _until_logged(place: Place, what: str, times: int = 1) -> None:
@@ -495,9 +518,12 @@ async def _until_logged(place: Place, what: str, times: int = 1) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("stdin", [None, os.devnull], ids=["reads-it", "reads-nothing"])
 @pytest.mark.parametrize("prefix", [(), ("nohup",)], ids=["plain", "nohup"])
-async def test_a_closed_terminal_ends_it_and_nohup_keeps_it(prefix: tuple[str, ...], place: Place) -> None:
-    process, terminal = _on_a_terminal(place, *prefix)
+async def test_a_closed_terminal_ends_it_and_nohup_keeps_it(
+    prefix: tuple[str, ...], stdin: str | None, place: Place
+) -> None:
+    process, terminal = _on_a_terminal(place, *prefix, stdin=stdin)
     try:
         await _until_logged(place, "This is fumage-proxy")
         process.send_signal(signal.SIGHUP)

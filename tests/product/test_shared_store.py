@@ -150,7 +150,7 @@ def test_without_the_extra_a_shared_store_is_a_wrong_setting_that_says_what_to_i
     for command in ("serve", "check"):
         ended = run(command, cwd=tmp_path, env=env)
         assert ended.returncode == 78
-        assert "pip install 'fumage-proxy[redis]'" in ended.stderr
+        assert "pip install '.[redis]'" in ended.stderr
 
 
 async def test_without_a_shared_store_nothing_of_the_extra_is_imported(

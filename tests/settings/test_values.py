@@ -109,6 +109,8 @@ def test_a_base_url_has_one_canonical_form(text: str, shown: str, authority: str
     [
         ("fumage-x.example", "no scheme; write https://fumage-x.example"),
         ("https:/x", "no scheme"),
+        ('"https://x"', "quotation mark"),
+        ("'https://x'", "quotation mark"),
         ("ftp://x", "not an https URL"),
         ("http://x", "http is accepted for loopback alone"),
         ("http://localhost.evil.example", "http is accepted for loopback alone"),

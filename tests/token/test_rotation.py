@@ -27,8 +27,9 @@ class Kiosk:
 
     def __init__(self, clock: FakeClock, source: TokenSource) -> None:
         self.clock = clock
-        self.text: str | ValueError = "old"
+        self.text: str | ValueError | Path = "old"
         self.answers: dict[str, TokenError | float] = {}
+        self.unmade: ValueError | None = None  # why no grant can be made
         self.grants: list[Script] = []
         self.events: list[tuple[str, str | None]] = []
         self.gate = asyncio.Event()
@@ -46,9 +47,13 @@ class Kiosk:
     def read(self) -> str:
         if isinstance(self.text, ValueError):
             raise self.text
+        if isinstance(self.text, Path):
+            return read_secret(self.text)
         return self.text
 
     def grant(self, secret: str) -> Script:
+        if self.unmade is not None:
+            raise self.unmade
         grant = Script(self.clock)
         grant.identity = secret
         grant.lifetime = self.answers.get(secret, 1000.0)
@@ -86,6 +91,40 @@ async def test_a_new_secret_is_tried_within_seconds_while_the_old_token_serves(
     await clock.advance(100)
     assert len(kiosk.grants) == 1
     assert script.requests == 1
+
+
+async def test_a_path_that_leads_nowhere_for_a_while_is_told_once_and_then_read(
+    tmp_path: Path, source: TokenSource, clock: FakeClock, start: Start, kiosk: Kiosk
+) -> None:
+    kiosk.text = tmp_path / "folder" / "secret"
+    (tmp_path / "folder").symlink_to("x" * 300)
+    watching = start(kiosk.rotation.run())
+    await clock.advance(3 * POLL)
+    assert not watching.done()
+    (event, why) = kiosk.events.pop()
+    assert (event, "cannot be read: File name too long" in str(why), kiosk.events) == (
+        "rotation failed",
+        True,
+        [],
+    )
+    (tmp_path / "folder").unlink()
+    (tmp_path / "folder").mkdir()
+    kiosk.text.write_text("new")
+    await clock.advance(POLL)
+    assert kiosk.events == [("rotated", None)]
+
+
+async def test_a_secret_whose_grant_cannot_be_made_for_a_while_is_told_once_and_then_tried(
+    source: TokenSource, clock: FakeClock, start: Start, kiosk: Kiosk
+) -> None:
+    kiosk.text, kiosk.unmade = "new", ValueError("a TLS file is gone")
+    watching = start(kiosk.rotation.run())
+    await clock.advance(3 * POLL)
+    assert not watching.done()
+    assert kiosk.events == [("rotation failed", "a TLS file is gone")]
+    kiosk.unmade = None
+    await clock.advance(POLL)
+    assert kiosk.events[1:] == [("rotated", None)]
 
 
 async def test_the_new_grant_gets_the_later_tokens(

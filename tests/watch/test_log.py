@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from proxy.clock import SystemClock
 from proxy.rules.errors import FumageConnectionLost, TokenRenewed
-from proxy.watch import log
 from proxy.watch.log import RequestLog
 from proxy.watch.record import Record
 from tests.forward.leftovers import ready
 from tests.support.caller import Caller, fetch
 from tests.support.clock import FakeClock
+from tests.support.logs import configured
 from tests.support.product import Product
 from tests.support.upstream import raw, reply, unauthorized
 
@@ -241,36 +241,20 @@ def test_when_it_is_off_only_defects_are_written() -> None:
     assert json.loads(stream.getvalue())["defect"] == "ValueError at "
 
 
-@pytest.fixture
-def events() -> "Events":
-    return Events()
-
-
-class Events:
-    """The event log, in a root logger that is put back afterwards."""
-
-    def lines(
-        self, log_format: str, name: str, message: str, *args: object, error: Exception | None = None
-    ) -> str:
-        root = logging.getLogger()
-        kept, level, own = root.handlers[:], root.level, logging.getLogger("proxy").level
-        stream = io.StringIO()
-        try:
-            log.configure("info", log_format, stream)
-            logging.getLogger(name).error(message, *args, exc_info=error)
-        finally:
-            root.handlers[:] = kept
-            root.setLevel(level)
-            logging.getLogger("proxy").setLevel(own)
-        return stream.getvalue()
+def event(log_format: str, name: str, message: str, *args: object, error: Exception | None = None) -> str:
+    """The line of an event."""
+    stream = io.StringIO()
+    with configured("info", log_format, stream):
+        logging.getLogger(name).error(message, *args, exc_info=error)
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_an_event_is_one_line_without_the_text_of_exceptions(log_format: str, events: Events) -> None:
+def test_an_event_is_one_line_without_the_text_of_exceptions(log_format: str) -> None:
     try:
         raise ValueError("Smith")
     except ValueError as caught:
-        line = events.lines(log_format, "proxy.app", "It %s.", "broke", error=caught)
+        line = event(log_format, "proxy.app", "It %s.", "broke", error=caught)
     assert "It broke." in line
     assert "ValueError at test_log.py" in line
     assert "Smith" not in line
@@ -280,8 +264,8 @@ def test_an_event_is_one_line_without_the_text_of_exceptions(log_format: str, ev
 
 
 @pytest.mark.parametrize("name", ["asyncio", "aiohttp.server", "proxyish", ""])
-def test_what_a_library_says_is_told_by_its_place_alone(name: str, events: Events) -> None:
-    line = events.lines("json", name, "Exception in callback f(%r)\nprotocol: ...", b"GET /Patient/Smith")
+def test_what_a_library_says_is_told_by_its_place_alone(name: str) -> None:
+    line = event("json", name, "Exception in callback f(%r)\nprotocol: ...", b"GET /Patient/Smith")
     assert "Smith" not in line
     assert Path(__file__).name in line
 
