@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from proxy import __version__
 from proxy.admin.server import AdminServer, Health
@@ -48,6 +49,9 @@ from proxy.watch.recent import Recent
 from proxy.watch.record import Record
 from proxy.watch.sharing import Sharing, Told
 
+if TYPE_CHECKING:
+    from proxy.token.store import RedisStore
+
 log = logging.getLogger(__name__)
 
 
@@ -86,6 +90,7 @@ class App:
         self._sharing = Sharing(mask_url(settings.token_store), self._clock) if shared else None
         self._tasks: list[asyncio.Task[None]] = []
         self._rotation: asyncio.Task[None] | None = None
+        self._store: RedisStore
         self.bound: list[Bound] = []
         self.admin_bound: list[Bound] = []
 
@@ -114,6 +119,8 @@ class App:
     def _build(self) -> None:
         settings, clock = self._settings, self._clock
         context = self._context = tls_context(settings)
+        if self._sharing is not None:
+            self._store = _open_store(settings)
         self._tokens = TokenSource(
             self._grant(settings),
             refresh_margin=settings.refresh_margin,
@@ -218,18 +225,14 @@ class App:
         return grant if self._sharing is None else self._shared(grant, self._sharing)
 
     def _shared(self, grant: ClientCredentials, sharing: Sharing) -> TokenGrant:
-        settings = self._settings
-        try:
-            store = open_store(settings.token_store, settings.token_store_password)
-        except ValueError as error:
-            raise SettingsError([f"token_store: {error}"]) from None
         # Here, since they need the extra.
         from proxy.token.seal import Seal
         from proxy.token.shared import SharedGrant
 
+        settings = self._settings
         return SharedGrant(
             grant,
-            store=store,
+            store=self._store.twin(),  # a grant closes its own, and while one takes over there are two
             seal=Seal(settings.token_store_key or ()),
             refresh_margin=settings.refresh_margin,
             patience=settings.token_timeout,
@@ -253,18 +256,12 @@ class App:
             self._tokens,
             secret=settings.client_secret,
             read=partial(read_secret, path),
-            make_grant=lambda secret: self._rotated_grant(replace(settings, client_secret=secret)),
+            make_grant=lambda secret: self._grant(replace(settings, client_secret=secret)),
             clock=self._clock,
             on_event=lambda event, why: self._rotated(rotation, why),
         )
         self._rotation = watched(rotation.run(), self.died)
         self._tasks.append(self._rotation)
-
-    def _rotated_grant(self, settings: Settings) -> TokenGrant:
-        try:
-            return self._grant(settings)
-        except SettingsError as error:  # a TLS file of the shared store that cannot be read now
-            raise ValueError(str(error)) from None
 
     def _rotated(self, rotation: Rotation, why: str | None) -> None:
         if why is None:
@@ -384,6 +381,13 @@ class App:
         await self._tokens.close()
         await self._admin.close()
         self.flush()
+
+
+def _open_store(settings: Settings) -> "RedisStore":
+    try:
+        return open_store(settings.token_store, settings.token_store_password)
+    except ValueError as error:
+        raise SettingsError([f"token_store: {error}"]) from None
 
 
 def _log_token_event(event: str, error: TokenError | None) -> None:

@@ -76,10 +76,7 @@ class Strand:
 
     def cancel(self) -> None:
         """Raise CancelledError in the coroutine, where it waits, in a later turn of the loop."""
-        if self._task is not None:
-            self._task.cancel()
-        elif not self._done:
-            self._loop.call_soon(self._cancel)
+        self._loop.call_soon(self._cancel)
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -60,8 +60,9 @@ class TLS:
     def _read(self, chunks: list[bytes]) -> None:
         read, incoming = self._object.read, self._incoming
         try:
-            # The check spares the exception that a last, empty read would cost.
-            while incoming.pending or self._object.pending():
+            # The check spares the exception that a last, empty read would cost. It is enough: a read takes
+            # all of a record, and OpenSSL none beyond (without SSL_CTX_set_read_ahead).
+            while incoming.pending:
                 chunk = read(_RECORD)
                 if not chunk:
                     self.closed_by_peer = self.ended = True

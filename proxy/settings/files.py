@@ -9,9 +9,7 @@ from pathlib import Path
 from proxy.settings.numbers import show_size
 
 _PATIENCE = 2.0  # seconds in which somebody has to open a pipe's other end
-_LONGEST = (
-    64  # characters of a name within a path: a longer one may well be a key, pasted into the wrong place
-)
+_LONGEST = 64  # characters of a name within a path: a longer one may be a key, pasted into the wrong place
 
 
 def is_pipe(path: Path) -> bool:

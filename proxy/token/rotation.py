@@ -17,8 +17,7 @@ Event = Literal["rotated", "rotation failed"]
 class Rotation:
     """Hands a new secret's grant to the source.
 
-    `secret` is the one in use. `read` gives the file's. It and `make_grant` may raise ValueError, in words
-    free of secrets.
+    `secret` is the one in use. `read` gives the file's or raises ValueError, in words free of secrets.
     `on_event` is told of each change, and once of each new secret that cannot be used, with the reason.
     """
 
@@ -65,12 +64,7 @@ class Rotation:
             self._candidate, self._pause = secret, Pause()
         if self._pause.left(self._clock.now()) > 0:
             return
-        try:
-            grant = self._make_grant(secret)
-        except ValueError as error:
-            self._failed(str(error), str(error))
-            return
-        failure = await self._source.adopt(grant)
+        failure = await self._source.adopt(self._make_grant(secret))
         if failure is None:
             self.secret, self._candidate, self._reported = secret, None, None
             self._on_event("rotated", None)

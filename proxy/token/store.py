@@ -4,6 +4,8 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
+from functools import partial
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -128,7 +130,8 @@ class RedisStore:
             options["password"] = password
         # One try each: a caller may be waiting, and the next token request comes by itself. RESP2: no
         # handshake that an older server would refuse. No timeouts but ours, which covers all of a question.
-        pool = ConnectionPool(
+        self._pool = partial(
+            ConnectionPool,
             connection_class=kind,
             **options,
             socket_timeout=None,
@@ -136,7 +139,13 @@ class RedisStore:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
-        self._redis = Redis(connection_pool=pool)
+        self._redis = Redis(connection_pool=self._pool())
+
+    def twin(self) -> "RedisStore":
+        """Another one that is the same but for its connections; nothing is read for it once more."""
+        twin = copy(self)
+        twin._redis = Redis(connection_pool=self._pool())
+        return twin
 
     async def look(self, names: Sequence[str]) -> list[Left | None]:
         """The value of each name, with the seconds that it has left, or None."""

@@ -38,6 +38,16 @@ async def test_a_store_that_can_be_used_is_a_tick_and_leaves_nothing_there(serve
         assert all(0 < redis.pttl(key) <= 5000 for key in server.keys(":token"))
 
 
+async def beside(product: Product, server: Server, keys: str) -> Told:
+    """What is told where this proxy runs already, with the store under these keys."""
+    return await checked(
+        product.fumage.url,
+        product.emr.token_url,
+        FUMAGE_PROXY_TOKEN_STORE=server.url,
+        FUMAGE_PROXY_TOKEN_STORE_KEY=keys,
+    )
+
+
 @pytest.mark.parametrize(
     ("keys", "found"),
     [
@@ -52,12 +62,7 @@ async def test_the_token_of_replicas_that_run_is_found_by_their_key(
 ) -> None:
     async with Product(environ=CLIENT, token_store=server.url, token_store_key=KEY) as product:
         await ready(product)
-        told = await checked(
-            product.fumage.url,
-            product.emr.token_url,
-            FUMAGE_PROXY_TOKEN_STORE=server.url,
-            FUMAGE_PROXY_TOKEN_STORE_KEY=keys,
-        )
+        told = await beside(product, server, keys)
     assert told.mark[STORE] == "good"
     assert found in told.text[STORE]
 
@@ -67,12 +72,7 @@ async def test_what_was_sealed_by_somebody_else_is_a_warning(server: Server) -> 
         await ready(product)
         with server.ask() as redis:
             redis.set(server.keys(":token")[0], b"x" * 99, px=1_000_000)
-        told = await checked(
-            product.fumage.url,
-            product.emr.token_url,
-            FUMAGE_PROXY_TOKEN_STORE=server.url,
-            FUMAGE_PROXY_TOKEN_STORE_KEY=KEY,
-        )
+        told = await beside(product, server, KEY)
     assert told.mark[STORE] == "warning"
     assert "was not sealed with token_store_key, and is not used" in told.text[STORE]
 

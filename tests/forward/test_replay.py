@@ -37,6 +37,19 @@ def is_renewed(answer: Answer) -> bool:
     return True
 
 
+def hold_grant(product: Product) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have tokens wait: the first event is set when one is asked for, and the second lets it be granted."""
+    asked, granted = asyncio.Event(), asyncio.Event()
+
+    async def grant(seen: Seen, wire: Wire) -> None:
+        asked.set()
+        await granted.wait()
+        await product.emr.grant()(seen, wire)
+
+    product.emr.answer = grant
+    return asked, granted
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["Content-Length", "chunked"])
 @pytest.mark.parametrize(
     "size", [1, GATHER - 1, GATHER, GATHER + 1, LIMIT - 1, LIMIT], ids=lambda size: f"{size} bytes"
@@ -205,14 +218,7 @@ async def test_an_upload_that_is_rejected_early_is_sent_once_more_unless_its_len
     first, rest = whole[:-10], whole[-10:]
     async with Product(**SETTINGS) as product:
         await ready(product)
-        asked, granted = asyncio.Event(), asyncio.Event()
-
-        async def grant(seen: Seen, wire: Wire) -> None:
-            asked.set()
-            await granted.wait()
-            await product.emr.grant()(seen, wire)
-
-        product.emr.answer = grant
+        asked, granted = hold_grant(product)
         product.fumage.script += [early(unauthorized())]
         framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(len(whole)))
         async with await Caller.connect(product.port) as caller:
@@ -230,15 +236,7 @@ async def test_an_upload_that_is_rejected_early_is_sent_once_more_unless_its_len
 async def test_what_comes_while_the_new_token_is_fetched_is_sent_too() -> None:
     async with Product() as product:
         await ready(product)
-        asked = asyncio.Event()
-        granted = asyncio.Event()
-
-        async def grant(seen: Seen, wire: Wire) -> None:
-            asked.set()
-            await granted.wait()
-            await product.emr.grant()(seen, wire)
-
-        product.emr.answer = grant
+        asked, granted = hold_grant(product)
         product.fumage.script += [early(unauthorized())]
         whole = body(3_000_000)
         async with await Caller.connect(product.port) as caller:

@@ -125,3 +125,24 @@ async def running(
         if process.returncode is None:
             process.kill()
         await command.ended()
+
+
+_AT_IMPORT = """
+import os, sys
+
+number = int(sys.argv.pop(1))
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "proxy.run":
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Finder())
+from proxy.cli import main
+sys.exit(main())
+"""
+
+
+def signalled_at_import(number: int) -> tuple[str, ...]:
+    """What to start the command with so that it gets this signal before anything of it runs."""
+    return COMMAND[0], "-c", _AT_IMPORT, str(number)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.product.command import COMMAND, before, running
+from tests.product.command import before, running, signalled_at_import
 from tests.support.caller import Broken, Caller, build, fetch
 from tests.support.emr import EMR
 from tests.support.product import Product
@@ -119,22 +119,8 @@ async def test_drain_timeout_is_kept_and_the_rest_is_broken_off(
         await proxy.says("drain_timeout is over")
 
 
-_SIGNAL_AT_IMPORT = """
-import os, signal, sys
-
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "proxy.run":
-            os.kill(os.getpid(), signal.SIGTERM)
-
-sys.meta_path.insert(0, Finder())
-from proxy.cli import main
-sys.exit(main())
-"""
-
-
 async def test_a_signal_before_anything_runs_is_0_too(fumage: Upstream, emr: EMR, tmp_path: Path) -> None:
-    prefix = (COMMAND[0], "-c", _SIGNAL_AT_IMPORT)
+    prefix = signalled_at_import(signal.SIGTERM)
     async with running(cwd=tmp_path, env=before(fumage, emr), prefix=prefix) as proxy:
         assert await proxy.ended() == 0
         assert proxy.err == []

@@ -1,65 +1,18 @@
 """SIGHUP: `.env` and TOML are read again; what can change while the proxy runs does, or nothing at all."""
 
-import asyncio
-import fcntl
-import os
 import re
 import signal
-import subprocess
-import termios
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from proxy.settings import KEYS, LIVE
-from tests.product.command import COMMAND, SECRET, Running, before, environment, running
+from proxy.settings import LIVE
+from tests.product.command import SECRET
+from tests.product.reloading import NOTHING, Place
 from tests.support.caller import Broken, Caller, build, fetch
 from tests.support.emr import EMR, form, refuse
-from tests.support.upstream import Seen, Upstream, Wire, after, hang, reply
-
-NOTHING = "changed: nothing"
-
-
-class Place:
-    """A folder with a `.env`, and a proxy that knows what stands there and nothing else."""
-
-    proxy: Running
-    port: int
-    admin: int
-
-    def __init__(self, fumage: Upstream, emr: EMR, folder: Path):
-        self.fumage, self.emr, self.folder = fumage, emr, folder
-        self.env = before(fumage, emr)
-        self.write()
-
-    def write(self, **more: str) -> None:
-        """The `.env`; `more` by key."""
-        named = {KEYS[key].environment: value for key, value in more.items()}
-        lines = [f"{name}='{value}'\n" for name, value in (self.env | named).items()]
-        (self.folder / ".env").write_text("".join(lines))
-
-    @asynccontextmanager
-    async def started(self, *arguments: str, **env: str) -> AsyncIterator[Running]:
-        async with running(*arguments, cwd=self.folder, env=env) as self.proxy:
-            self.port, self.admin = await self.proxy.port(), await self.proxy.admin_port()
-            await self.proxy.says("A new token is in use")
-            yield self.proxy
-
-    async def reload(self, **more: str) -> str:
-        """Write `more` into the `.env`, have it read, and return what is told until that is over."""
-        self.write(**more)
-        return await self.again()
-
-    async def again(self) -> str:
-        self.proxy.err.clear()
-        self.proxy.terminate(signal.SIGHUP)
-        await self.proxy.says(r"The settings were read again|got no token: nothing was changed")
-        return "\n".join(self.proxy.err)
-
-    async def status(self, *request: str, **shape: str) -> int:
-        return (await fetch(self.port, *request, **shape)).status  # type: ignore[arg-type]
+from tests.support.upstream import Seen, Upstream, Wire, hang, reply
 
 
 @pytest.fixture
@@ -389,150 +342,3 @@ async def test_a_key_that_can_change_takes_effect(key: str, place: Place) -> Non
         assert f"changed: {key} = " in await place.reload(**{key: value})
         assert not any("needs a restart" in line for line in proxy.err)
         assert await took_effect(place)
-
-
-# At the wrong moment, and more than once
-
-
-async def test_many_hangups_at_once_are_harmless(place: Place) -> None:
-    async with place.started() as proxy, await Caller.connect(place.port) as caller:
-        for number in range(20):
-            place.write(max_body=f"{number + 1}KiB")
-            proxy.terminate(signal.SIGHUP)
-            assert (await caller.request()).status == 200
-        await proxy.says("changed: max_body = 20KiB")
-        assert (await caller.request("POST", body=b"x" * 20 * 1024)).status == 200
-        assert (await fetch(place.port, "POST", body=b"x" * (20 * 1024 + 1))).status == 413
-        proxy.terminate()
-        assert await proxy.ended() == 0
-
-
-async def test_a_hangup_while_another_is_served_is_served_afterwards(place: Place) -> None:
-    go_on = asyncio.Event()
-    async with place.started() as proxy:
-        asked = place.emr.requests
-        place.emr.script.append(after(go_on, place.emr.grant()))
-        place.write(scope="one")
-        proxy.terminate(signal.SIGHUP)
-        await place.emr.until(lambda: place.emr.requests > asked)
-        place.write(scope="two")
-        proxy.terminate(signal.SIGHUP)
-        go_on.set()
-        await proxy.says("changed: scope = two")
-        assert form(place.emr.seen[-1])["scope"] == "two"
-
-
-async def test_a_hangup_while_the_proxy_stops_changes_nothing(place: Place) -> None:
-    go_on = asyncio.Event()
-    place.fumage.answer = after(go_on, reply(200, b"late"))
-    async with place.started() as proxy:
-        late = asyncio.create_task(fetch(place.port))
-        await place.fumage.until(lambda: place.fumage.seen)
-        proxy.terminate()
-        await proxy.says("Stopping")
-        proxy.terminate(signal.SIGHUP)
-        go_on.set()
-        assert (await late).body == b"late"
-        assert await proxy.ended() == 0
-    assert not any("read again" in line for line in proxy.err)
-
-
-async def test_an_end_in_the_middle_of_a_reload_ends_it(place: Place) -> None:
-    async with place.started() as proxy:
-        asked = place.emr.requests
-        place.emr.script.append(hang())
-        place.write(client_secret="other")
-        proxy.terminate(signal.SIGHUP)
-        await place.emr.until(lambda: place.emr.requests > asked)
-        proxy.terminate()
-        assert await proxy.ended() == 0
-        assert not any("Traceback" in line or "exception" in line for line in proxy.err)
-
-
-_HANGUP_AT_IMPORT = """
-import os, signal, sys
-
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if name == "proxy.run":
-            os.kill(os.getpid(), signal.SIGHUP)
-
-sys.meta_path.insert(0, Finder())
-from proxy.cli import main
-sys.exit(main())
-"""
-
-
-async def test_a_hangup_before_anything_runs_is_served_once_it_does(place: Place) -> None:
-    prefix = (COMMAND[0], "-c", _HANGUP_AT_IMPORT)
-    async with running(cwd=place.folder, prefix=prefix) as proxy:
-        await proxy.says(f"The settings were read again; {NOTHING}")
-        assert (await fetch(await proxy.port())).status == 200
-
-
-async def test_what_can_be_read_only_once_does_not_hold_it_up(place: Place) -> None:
-    script = 'exec "$0" "$@" --env-file <(cat .env)'
-    async with running(cwd=place.folder, prefix=("bash", "-c", script, *COMMAND), env={}) as proxy:
-        port = await proxy.port()
-        proxy.terminate(signal.SIGHUP)
-        await proxy.says("is a pipe, which cannot be read again")
-        await proxy.says("nothing was changed")
-        assert (await fetch(port)).status == 200
-
-
-# Terminals
-
-
-def _on_a_terminal(
-    place: Place, *prefix: str, stdin: str | None = None
-) -> "tuple[subprocess.Popen[bytes], int]":
-    """The command as a shell on a terminal of its own would start it; what it logs goes into a file.
-
-    It reads from the terminal, unless `stdin` names something else.
-    """
-    ours, theirs = os.openpty()
-    with (place.folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*prefix, *COMMAND],
-            cwd=place.folder,
-            env=environment({}),
-            stdin=theirs,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=lambda: _take_terminal(stdin),
-        )
-    os.close(theirs)
-    return process, ours
-
-
-def _take_terminal(stdin: str | None) -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    if stdin is not None:
-        os.dup2(os.open(stdin, os.O_RDONLY), 0)
-
-
-async def _until_logged(place: Place, what: str, times: int = 1) -> None:
-    async with asyncio.timeout(15):
-        while (place.folder / "log").read_text().count(what) < times:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
-@pytest.mark.parametrize("stdin", [None, os.devnull], ids=["reads-it", "reads-nothing"])
-@pytest.mark.parametrize("prefix", [(), ("nohup",)], ids=["plain", "nohup"])
-async def test_a_closed_terminal_ends_it_and_nohup_keeps_it(
-    prefix: tuple[str, ...], stdin: str | None, place: Place
-) -> None:
-    process, terminal = _on_a_terminal(place, *prefix, stdin=stdin)
-    try:
-        await _until_logged(place, "This is fumage-proxy")
-        process.send_signal(signal.SIGHUP)
-        await _until_logged(place, NOTHING)
-        os.close(terminal)
-        if prefix:
-            await _until_logged(place, NOTHING, times=2)
-            process.terminate()
-        assert await asyncio.to_thread(process.wait, 15) == 0
-    finally:
-        process.kill()
-        process.wait()

@@ -29,7 +29,6 @@ class Kiosk:
         self.clock = clock
         self.text: str | ValueError | Path = "old"
         self.answers: dict[str, TokenError | float] = {}
-        self.unmade: ValueError | None = None  # why no grant can be made
         self.grants: list[Script] = []
         self.events: list[tuple[str, str | None]] = []
         self.gate = asyncio.Event()
@@ -52,8 +51,6 @@ class Kiosk:
         return self.text
 
     def grant(self, secret: str) -> Script:
-        if self.unmade is not None:
-            raise self.unmade
         grant = Script(self.clock)
         grant.identity = secret
         grant.lifetime = self.answers.get(secret, 1000.0)
@@ -112,19 +109,6 @@ async def test_a_path_that_leads_nowhere_for_a_while_is_told_once_and_then_read(
     kiosk.text.write_text("new")
     await clock.advance(POLL)
     assert kiosk.events == [("rotated", None)]
-
-
-async def test_a_secret_whose_grant_cannot_be_made_for_a_while_is_told_once_and_then_tried(
-    source: TokenSource, clock: FakeClock, start: Start, kiosk: Kiosk
-) -> None:
-    kiosk.text, kiosk.unmade = "new", ValueError("a TLS file is gone")
-    watching = start(kiosk.rotation.run())
-    await clock.advance(3 * POLL)
-    assert not watching.done()
-    assert kiosk.events == [("rotation failed", "a TLS file is gone")]
-    kiosk.unmade = None
-    await clock.advance(POLL)
-    assert kiosk.events[1:] == [("rotated", None)]
 
 
 async def test_the_new_grant_gets_the_later_tokens(

@@ -165,6 +165,18 @@ def test_files_that_cannot_be_used_are_refused_before_anything_is_asked(
         RedisStore(url(1, **{name: files.folder / path for name, path in given.items()}))
 
 
+def test_the_next_secrets_store_needs_no_file_again(files: Files, tmp_path: Path) -> None:
+    """A rotation while a volume is gone must not fail for it."""
+    ca = Path(shutil.copy(files.ca, tmp_path / "ca"))
+    store = RedisStore(url(1, ssl_ca_certs=ca), password=PASSWORD)
+    ca.unlink()
+    twin = store.twin()
+    one, other = (each._redis.connection_pool.connection_kwargs for each in (store, twin))
+    assert one["context"] is other["context"]
+    assert one["password"] == other["password"] == PASSWORD
+    assert twin._redis.connection_pool is not store._redis.connection_pool
+
+
 def test_there_is_no_switch_that_turns_verification_off(files: Files) -> None:
     store = RedisStore(url(1, ssl_ca_certs=files.ca))
     context = store._redis.connection_pool.connection_kwargs["context"]
