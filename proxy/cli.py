@@ -81,7 +81,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         from proxy.settings.flags import complaint  # needed after a mistake alone
 
         known = set(re.findall(r"--[a-z-]+", args.command.format_usage()))
-        args.command.error(complaint(unknown, known))
+        # argparse's own usage is thirty lines, which would hide the one that counts.
+        usage = f"usage: {args.command.prog} [FLAG ...]   (--help lists them)"
+        what = f"{args.command.prog}: error: {complaint(unknown, known, _COMMANDS)}"
+        args.command.exit(BAD_COMMAND_LINE, f"{usage}\n{what}\n")
     return args
 
 

@@ -179,6 +179,7 @@ class _Reload:
             await asked.wait()
             asked.clear()
             supervisor.reloading()
+            self._app.flush()  # so that the log's lines are in order
             try:
                 wanted = self._read()
                 change = await self._app.change(wanted.settings)
@@ -202,7 +203,7 @@ class _Reload:
 
     def _tell(self, wanted: Loaded, change: Change) -> None:
         changed = settings_module.told(wanted, change.live)
-        self._app.flush()  # so that the log's lines are in order
+        self._app.flush()
         if not _LOGGING.isdisjoint(change.live):
             watch_log.configure(change.settings.log_level, change.settings.log_format)
             self._app.watch = _request_log(change.settings)

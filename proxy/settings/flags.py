@@ -9,9 +9,13 @@ from proxy.settings.sources import nearest
 _FLAG = re.compile(r"(--[A-Za-z][A-Za-z_-]{0,39})(?:=.*)?", re.DOTALL)
 
 
-def complaint(words: Sequence[str], known: Collection[str]) -> str:
+def complaint(words: Sequence[str], known: Collection[str], commands: Collection[str]) -> str:
     """About the words of a command line that mean nothing to a command with the `known` flags."""
-    told = list(dict.fromkeys(_told(words, known)))
+    told = [
+        f"{word} is a command, and a command stands before its flags: fumage-proxy {word} ..."
+        for word in words
+        if word in commands
+    ] or list(dict.fromkeys(_told(words, known)))
     if not told:
         return "there are words that belong to no flag; they are not repeated here, in case one is a secret"
     return "; ".join(told)

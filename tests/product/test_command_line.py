@@ -76,6 +76,10 @@ SECRET_FLAG = "is no flag, since a process list shows flags; set "
             "did you mean --token-lifetime?",
         ),
         (["demo", "--listen={}"], "--listen is no flag of this command; --help lists them"),
+        (
+            ["--env-file", "{}", "check"],
+            "check is a command, and a command stands before its flags: fumage-proxy check",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
