@@ -164,7 +164,10 @@ class CallerConnection(asyncio.Protocol):
             self.abort()
 
     def unheard(self) -> None:
-        """See whether a caller that nobody reads is still there: its end stands behind bytes that wait."""
+        """See whether a caller that nobody reads is still there: its end stands behind bytes that wait.
+
+        One that wrote more than the kernel holds has not sent its end yet, and is for the other timeouts.
+        """
         if hung_up(self._transport.get_extra_info("socket").fileno()):
             self.abort()
         else:

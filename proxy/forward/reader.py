@@ -179,6 +179,8 @@ class RequestReader:
         except httptools.HttpParserCallbackError:
             raise
         except httptools.HttpParserError as error:
+            if self._head_complete and self.request is None:  # it ended earlier than any head of HTTP/1.1
+                raise _bad_request_line() from None
             hint = " What is no ASCII in a target has to be percent-encoded." if "url" in str(error) else ""
             raise MalformedRequest(f"The request is not well-formed HTTP/1.1: {error}.{hint}") from None
 

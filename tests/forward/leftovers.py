@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 from tests.support.caller import Answer, fetch
 from tests.support.product import Product
@@ -24,10 +25,12 @@ def left(product: Product) -> dict[str, object]:
     return {name: value for name, value in found.items() if value}
 
 
-async def until(predicate: Callable[[], object], told: Callable[[], object] = lambda: "in vain") -> None:
+async def until(
+    predicate: Callable[[], object], told: Callable[[], object] = lambda: "in vain", *, seconds: float = 3
+) -> None:
     """Turn the loop until it is true: what is looked at is inside the product, and beats for nobody."""
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(seconds):
             while not predicate():  # noqa: ASYNC110
                 await asyncio.sleep(0)
     except TimeoutError:
@@ -49,6 +52,7 @@ async def ready(product: Product) -> None:
 def issue(answer: Answer) -> tuple[str, str]:
     """Severity and code of an answer that is the proxy's own OperationOutcome."""
     assert answer["Content-Type"] == "application/fhir+json"
+    assert parsedate_to_datetime(answer["Date"] or "")
     told = answer.json()
     assert told["resourceType"] == "OperationOutcome"
     (only,) = told["issue"]

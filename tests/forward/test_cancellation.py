@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import select
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -16,6 +17,9 @@ from tests.support.emr import EMR
 from tests.support.product import Product
 from tests.support.upstream import Seen, Wire, after, early, hang, raw, reply, unauthorized
 
+needs_rdhup = pytest.mark.skipif(
+    not hasattr(select, "POLLRDHUP"), reason="only Linux tells without reading that the other side has closed"
+)
 Leave = Callable[[Caller], None]
 WAYS: dict[str, Leave] = {"reset": Caller.reset, "close": Caller.cut, "half-close": Caller.half_close}
 
@@ -154,6 +158,42 @@ async def test_a_caller_that_is_gone_while_fumage_reads_nothing_is_noticed_withi
             await until(lambda: any(one._write_waiter is not None for one in product.app._pool._open))
             WAYS[way](caller)
             await until(lambda: not product.app._pool.counts["active"])
+            monkeypatch.setattr(Wire, "limit", 2**40)  # or it would not see the end
+            for wire in product.fumage.wires:
+                wire.transport.resume_reading()
+        await nothing_left(product)
+
+
+async def behind_requests_that_wait(product: Product, caller: Caller) -> None:
+    caller.write(build() * 2_500)
+
+
+async def in_an_upload_that_fumage_does_not_take(product: Product, caller: Caller) -> None:
+    caller.write(build("POST", "/A", [("Transfer-Encoding", "chunked")]) + chunk(b"x" * 30_000_000))
+
+
+@needs_rdhup
+@pytest.mark.parametrize(
+    ("stage", "way"),
+    [
+        *((behind_requests_that_wait, way) for way in WAYS),
+        # Its FIN does not even leave before all that it wrote: that is for idle_timeout, see above.
+        (in_an_upload_that_fumage_does_not_take, "reset"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+async def test_a_caller_that_is_gone_is_noticed_although_it_is_not_read(
+    stage: Callable[[Product, Caller], Awaitable[None]], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end stands behind bytes that have to wait; with the default timeouts that is a minute."""
+    async with Product() as product:
+        await ready(product)
+        product.fumage.script += [early(hang())]
+        async with await Caller.connect(product.port) as caller:
+            await stage(product, caller)
+            await until(lambda: any(not one._reading for one in product.app._callers.open))
+            WAYS[way](caller)
+            await until(lambda: not product.app._callers.open, seconds=15)
             monkeypatch.setattr(Wire, "limit", 2**40)  # or it would not see the end
             for wire in product.fumage.wires:
                 wire.transport.resume_reading()

@@ -66,6 +66,16 @@ async def test_the_fields_of_an_answer_keep_their_order_case_number_and_bytes() 
         assert others(answer) == expected
 
 
+async def test_the_length_of_an_answer_stays_where_it_stood() -> None:
+    async with Product() as product:
+        head = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\nServer: y\r\nETag: z\r\n\r\n"
+        product.fumage.script += [raw(head + b"{}")] * 2
+        for _ in range(2):
+            answer = await fetch(product.port)
+            names = [name for name, _ in answer.headers]
+            assert names == [b"Date", b"Content-Length", b"Server", b"ETag", b"X-Request-Id"]
+
+
 async def test_hop_by_hop_fields_and_cookies_of_an_answer_do_not_come_back() -> None:
     hops = [
         ("Set-Cookie", "a=b"),

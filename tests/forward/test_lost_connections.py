@@ -112,6 +112,7 @@ async def test_a_write_is_never_sent_twice(method: str) -> None:
             product.fumage.script += [close_without_answer()]
             got = await fetch(product.port, method, body=b"{}")
             assert told(got) == (502, "transient", "connection_terminated", "outcome-unknown")
+            assert "Look whether it was done" in got.json()["issue"][0]["diagnostics"]
         assert len(product.fumage.seen) == 3
 
 

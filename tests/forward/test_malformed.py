@@ -72,6 +72,7 @@ FRAMING = {
 HEADS = {
     "a bare LF ends the request line": b"GET / HTTP/1.1\nHost: localhost\r\n\r\n",
     "a bare LF ends a field": GET + b"A: b\nB: c\r\n\r\n",
+    "a bare LF in place of a version, and more": b"GET /x\n\r\nGET / HTTP/1.1\r\nHost: localhost\r\n",
     "bare LFs everywhere": b"GET / HTTP/1.1\nHost: localhost\n\n",
     "a bare LF ends the head": GET + b"\n",
     "a bare CR before the request line": b"\r\r\n" + GET + b"\r\n",

@@ -81,6 +81,13 @@ def test_what_could_not_be_read_as_a_request_has_no_route() -> None:
     assert (told["method"], told["route"], told["parameters"]) == ("other", "other", [])
 
 
+def test_who_left_before_an_answer_is_told_as_in_the_metrics() -> None:
+    record = a_record()
+    record.status, record.origin, record.abandoned = 0, "", True
+    told = json.loads(write(record))
+    assert (told["status"], told["origin"], told["abandoned"]) == (0, "proxy", True)
+
+
 def test_errors_broken_answers_abandoned_ones_and_defects_are_told() -> None:
     record = a_record()
     record.error = TokenRenewed("Send again.")
