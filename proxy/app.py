@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -58,6 +59,9 @@ log = logging.getLogger(__name__)
 # Seconds, from the last accept on, in which requests are served still: they were on their way when the
 # listeners closed. A connection that the kernel completed is no request yet, but one will follow.
 _SETTLE = 0.1
+# Seconds after an answer in which a caller that was not told that its connection will be closed may send its
+# next request: only the answer to that one can tell it (RFC 9112 section 9.6).
+_PAUSE = 1.0
 
 
 class App:
@@ -361,10 +365,14 @@ class App:
         await self._listeners.stop()
         self._callers.draining = True  # from now on answers say Connection: close
         await asyncio.sleep(_SETTLE)
-        self._phase.draining = True
-        self._callers.drain()
+        pause = min(_PAUSE, settings.drain_timeout / 2)
+        self._callers.drain(pause)
         try:
             async with asyncio.timeout(settings.drain_timeout):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._callers.gone()
+                self._phase.draining = True
                 await self._callers.gone()
         except TimeoutError:
             log.warning("drain_timeout is over; %d connections are broken off.", len(self._callers.open))

@@ -35,7 +35,7 @@ class Callers:
         self.limits = limits
         self.most = most
         self.head: Deadlines[CallerConnection] = Deadlines(head, CallerConnection.head_timed_out)
-        self.idle: Deadlines[CallerConnection] = Deadlines(keepalive, CallerConnection.close)
+        self.idle: Deadlines[CallerConnection] = Deadlines(keepalive, CallerConnection.idle_timed_out)
         self.upload: Deadlines[CallerConnection] = Deadlines(idle, CallerConnection.body_stalled)
         self.unread: Deadlines[CallerConnection] = Deadlines(idle, CallerConnection.answer_stalled)
         self.linger: Deadlines[CallerConnection] = Deadlines(_LINGER, CallerConnection.lingered)
@@ -58,11 +58,11 @@ class Callers:
         """Requests that are being answered; counted when somebody asks, so that they themselves need not."""
         return sum(connection.busy for connection in self.open)
 
-    def drain(self) -> None:
-        """Take no new request; close each connection when its answer is out."""
-        self.draining = True
-        for connection in list(self.open):
-            connection.close_if_idle()
+    def drain(self, pause: float) -> None:
+        """Close where no request came yet; elsewhere when none came for `pause` seconds after an answer."""
+        for connection in list(self.head):
+            connection.close_if_fresh()
+        self.idle.change(min(pause, self.idle.seconds))
 
     async def gone(self) -> None:
         """Return when no connection is left."""

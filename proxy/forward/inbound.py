@@ -6,7 +6,7 @@ import struct
 import sys
 from typing import TYPE_CHECKING, cast
 
-from proxy.forward.look import hung_up
+from proxy.forward.look import hung_up, readable
 from proxy.forward.reader import RequestReader
 from proxy.forward.request import HIGH_WATER, Request
 from proxy.forward.strand import Strand
@@ -14,6 +14,7 @@ from proxy.rules.errors import CallerTooSlow, MalformedRequest, ProxyError, TooM
 
 if TYPE_CHECKING:
     from proxy.forward.callers import Callers
+    from proxy.forward.deadlines import Deadlines
 
 _AHEAD = 64 * 1024  # bytes of pipelined requests that wait for their turn
 _PIECE = 4 * 1024  # of them are looked at together: each time they are copied
@@ -77,8 +78,6 @@ class CallerConnection(asyncio.Protocol):
             self._callers.idle.start(self)
             if self._ahead or not self._reading:
                 self._turn()
-            if self._callers.draining:  # only now, so that what was read already is served still
-                self._loop.call_soon(self.close_if_idle)
         elif self._deaf or reader.keep_alive or reader.body is not None or self._ahead:
             self._linger()
         else:  # the caller asked for it, and sends no more
@@ -140,16 +139,25 @@ class CallerConnection(asyncio.Protocol):
             self._transport.abort()
             self._stop()
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is under way, or an answer."""
-        if self._reader.request is None and not self._reader.partial and not self._ahead and not self._deaf:
-            self.close()
-
     # --- time ---
 
     def head_timed_out(self) -> None:
         if self._reader.partial:
             self._refuse(CallerTooSlow("The request head did not arrive within client_timeout."))
+        else:
+            self._close_unless_used(self._callers.head)
+
+    def idle_timed_out(self) -> None:
+        self._close_unless_used(self._callers.idle)
+
+    def close_if_fresh(self) -> None:
+        """Close if nothing of the first request has come."""
+        if not self._reader.partial:
+            self._close_unless_used(self._callers.head)
+
+    def _close_unless_used(self, deadlines: "Deadlines[CallerConnection]") -> None:
+        if readable(self._descriptor):  # the loop was late: a request waits in the kernel
+            deadlines.start(self)
         else:
             self.close()
 
@@ -168,7 +176,7 @@ class CallerConnection(asyncio.Protocol):
 
         One that wrote more than the kernel holds has not sent its end yet, and is for the other timeouts.
         """
-        if hung_up(self._transport.get_extra_info("socket").fileno()):
+        if hung_up(self._descriptor):
             self.abort()
         else:
             self._callers.unheard.start(self)
@@ -177,6 +185,10 @@ class CallerConnection(asyncio.Protocol):
         self._unread = self._transport.get_write_buffer_size()
         if self._unread:
             self._callers.unread.start(self)
+
+    @property
+    def _descriptor(self) -> int:
+        return cast(int, self._transport.get_extra_info("socket").fileno())
 
     # --- bytes ---
 

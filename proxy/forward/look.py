@@ -18,6 +18,11 @@ def watcher(descriptor: int) -> Callable[[], object]:
     return lambda: select.select([descriptor], [], [], 0)[0]
 
 
+def readable(descriptor: int) -> bool:
+    """Whether there is anything to read, or the end."""
+    return bool(watcher(descriptor)())
+
+
 def hung_up(descriptor: int) -> bool:
     """Whether the peer has closed or reset the connection, even if bytes before that have not been read."""
     if not hasattr(select, "poll"):

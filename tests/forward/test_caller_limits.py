@@ -1,6 +1,7 @@
 """Sizes, time and number: what a caller may take of each, and how it is told."""
 
 import asyncio
+import socket
 import time
 from pathlib import Path
 
@@ -164,6 +165,34 @@ async def test_an_idle_connection_is_closed_silently_after_client_keepalive(data
         caller.write(data)
         assert await caller.eof() == "eof"
         await nothing_left(product)
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
+def test_a_request_that_came_in_time_is_answered_however_late_the_loop_is(used: bool) -> None:
+    """The kernel has it already when the connection's time runs out. uvloop looks at its timers first."""
+    loops = pytest.importorskip("uvloop", reason="no uvloop here")
+
+    async def late() -> None:
+        loop = asyncio.get_running_loop()
+        async with Product(client_keepalive="50ms", client_timeout="50ms") as product:
+            sock = socket.create_connection(("127.0.0.1", product.port))
+
+            class Late(Caller):
+                def data_received(self, data: bytes) -> None:
+                    sock.sendall(build("POST", body=b"{}"))
+                    time.sleep(0.1)
+                    super().data_received(data)
+
+            if used:
+                await loop.sock_sendall(sock, build())
+                assert await loop.sock_recv(sock, 1000)
+            async with await Late.connect(product.port) as other:
+                assert (await other.request()).status == 200
+            async with (await loop.create_connection(Caller, sock=sock))[1] as caller:
+                assert (await caller.answer()).status == 200
+
+    with asyncio.Runner(loop_factory=loops.new_event_loop) as runner:
+        runner.run(late())
 
 
 async def test_a_request_that_is_under_way_is_not_idle() -> None:

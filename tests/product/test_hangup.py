@@ -124,6 +124,7 @@ def _on_a_terminal(
 
 
 def _take_terminal(stdin: str | None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as a shell has it, whoever runs the tests
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     if stdin is not None:
         os.dup2(os.open(stdin, os.O_RDONLY), 0)
