@@ -206,10 +206,8 @@ class App:
         self._batch.flush()
 
     def _look(self, records: Sequence[Record]) -> None:
-        for record in records:
-            self._tally(record)
-        for record in records:
-            self._recent(record)
+        self._tally(records)
+        self._recent(records)
         self.watch(records)
 
     def _grant(self, settings: Settings) -> TokenGrant:

@@ -8,6 +8,7 @@ from proxy.rules.errors import FumageNotHTTP
 from proxy.rules.headers import Fields, connection_options, note_response
 
 _START = b"HTTP/"
+_HTTP11 = b"HTTP/1.1 "
 MAX_HEAD = 256 * 1024  # bytes of an answer's head, interim answers and trailers included
 
 # RFC 9112 section 4 allows none of them in a reason phrase; llhttp lets them pass.
@@ -48,8 +49,9 @@ class AnswerReader:
             self._llhttp = httptools.HttpResponseParser(self)
         self._head_only = self._spent = head_only
         self._start = self._last = b""
-        self._overhead = 0  # bytes that are not body
-        self._received = 0  # bytes of body
+        self._http11 = False  # the version of the next head, where it is known without llhttp
+        self._fed = 0  # bytes
+        self._received = 0  # of them body
         self.answers.clear()  # and the body, below: whoever asked may have left before they came
         self.final: Answer | None = None
         self.complete = False  # the whole answer is here
@@ -59,11 +61,11 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> None:
         """Read bytes from the wire. Raises FumageNotHTTP."""
-        if not self._start and data.startswith(_START):
-            self._start = _START
+        if not self._fed and data.startswith(_HTTP11):
+            self._start, self._http11 = _START, True
         elif self._start != _START:
             self._check_start(data)
-        known = self._received
+        self._fed += len(data)
         try:
             self._llhttp.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -77,8 +79,7 @@ class AnswerReader:
             self._last = (self._last + data[-4:])[-4:]
             if self.complete and self._last != b"\r\n\r\n":
                 self.keep_alive = False
-        self._overhead += len(data) - (self._received - known)
-        if self._overhead > MAX_HEAD + 8 * self._received:  # 8: chunks of a single byte are allowed
+        if self._fed > MAX_HEAD + 9 * self._received:  # 9: chunks of a single byte are allowed
             raise FumageNotHTTP("The head, or the trailer, of Fumage's answer is too large.")
 
     def _check_start(self, data: bytes) -> None:
@@ -117,7 +118,9 @@ class AnswerReader:
 
     def on_headers_complete(self) -> None:
         llhttp, reason = self._llhttp, self._reason
-        status, version = llhttp.get_status_code(), llhttp.get_http_version()
+        status = llhttp.get_status_code()
+        version = "1.1" if self._http11 else llhttp.get_http_version()  # which makes a string each time
+        self._http11 = False
         if (
             version not in ("1.1", "1.0")
             or not 100 <= status <= 999

@@ -33,7 +33,8 @@ class Deadlines(Generic[Key]):
     def start(self, key: Key) -> None:
         """Let `expire(key)` be called after the timeout, counted from now."""
         since = self._since
-        since.pop(key, None)
+        if key in since:
+            del since[key]  # it goes to the end
         since[key] = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self.seconds, self._tick)

@@ -1,9 +1,10 @@
 """The story of one request: admit, token, send, 401, replay, answer."""
 
 import asyncio
-import random
+from binascii import hexlify
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from random import getrandbits
 from typing import Any
 
 from proxy.clock import Clock
@@ -87,24 +88,39 @@ class Forwarder:
 class Exchange:
     """One request on its way."""
 
-    _connection: Connection | None = None
-    _pump: asyncio.Task[None] | None = None  # sends what the caller still sends
-    _upload: Upload | None = None
-    _token: Token | None = None
-    _sent_at = 0.0
-    _strand: Strand
+    __slots__ = (
+        "_caller",
+        "_connection",
+        "_delivery",
+        "_parts",
+        "_pump",
+        "_record",
+        "_request",
+        "_request_id",
+        "_sent_at",
+        "_strand",
+        "_token",
+        "_upload",
+    )
 
     def __init__(self, parts: Forwarder, request: Request, caller: CallerConnection):
         self._parts = parts
         self._request = request
         self._caller = caller
+        self._strand: Strand
+        self._connection: Connection | None = None
+        self._token: Token | None = None
+        self._sent_at = 0.0
+        self._pump: asyncio.Task[None] | None = None  # sends what the caller still sends
+        self._upload: Upload | None = None
         if request.body is not None:
             self._upload = Upload(request, request.body, parts.replay_limit, parts.replay_memory)
         given = request.noted.get(b"x-request-id")
-        self._request_id = given if given is not None else b"%032x" % random.getrandbits(128)
-        self._record = Record(parts.clock.now(), request.method, request.target, self._request_id)
-        self._record.own_id = given is None
-        self._delivery = Delivery(request, caller, self._record, parts.guard, parts.links, parts.body_links)
+        self._request_id = given if given is not None else hexlify(getrandbits(128).to_bytes(16))
+        self._record = record = Record(
+            parts.clock.now(), request.method, request.target, self._request_id, own_id=given is None
+        )
+        self._delivery = Delivery(request, caller, record, parts.guard, parts.links, parts.body_links)
 
     async def run(self, strand: Strand) -> None:
         """All stations, in their order."""
@@ -210,11 +226,13 @@ class Exchange:
         parts, retryable = self._parts, self._request.method in _SAFE
         # Before a connection is taken: those who wait for a token hold none.
         self._token = parts.tokens.current() or await self._next_token()
-        connection = None if fresh else parts.pool.take(recent=not retryable)
+        now = parts.clock.now()
+        connection = None if fresh else parts.pool.take(now, recent=not retryable)
         if connection is None:
             connection = await self._open(fresh=fresh)
+            now = parts.clock.now()
         self._connection = connection
-        self._sent_at = parts.clock.now()
+        self._sent_at = now
         self._send(connection, authorized(head, self._token.authorization))
         answer = None
         try:
@@ -230,12 +248,13 @@ class Exchange:
                     error.advice = "Send it again."
                 raise
         finally:
-            self._record.upstream_seconds += parts.clock.now() - self._sent_at
+            now = parts.clock.now()
+            self._record.upstream_seconds += now - self._sent_at
         if answer is None:
             await self._drop_connection()
             return await self._ask(head, fresh=True)
         if answer.status != 401:
-            parts.tokens.accepted(self._token)
+            parts.tokens.accepted(self._token, now)
         return answer
 
     async def _next_token(self) -> Token:
@@ -246,7 +265,8 @@ class Exchange:
         await self._strand.as_task()
         parts = self._parts
         # In that turn of the loop one may have become free: the pool must not close it to make room.
-        connection = None if fresh else parts.pool.take(recent=self._request.method not in _SAFE)
+        now, recent = parts.clock.now(), self._request.method not in _SAFE
+        connection = None if fresh else parts.pool.take(now, recent=recent)
         if connection is None:
             connection = await parts.pool.open(fresh=fresh)
         self._connection = connection
@@ -287,7 +307,7 @@ class Exchange:
     async def _drop_connection(self) -> None:
         await self._stop_pump()
         if self._connection is not None:
-            self._parts.pool.release(self._connection)
+            self._parts.pool.release(self._connection, self._parts.clock.now())
             self._connection = None
 
     async def _ask_again(self, head: bytes, rejection: Answer) -> Answer:
@@ -331,15 +351,16 @@ class Exchange:
 
     def leave(self) -> None:
         """Leave nothing open behind, whatever happened."""
+        parts, record = self._parts, self._record
+        record.ended = now = parts.clock.now()
         if self._pump is not None:
             self._pump.cancel()
         if self._connection is not None:
-            self._parts.pool.release(self._connection)
+            parts.pool.release(self._connection, now)
             self._connection = None
         if self._upload is not None:
             self._upload.release()
         self._caller.served()
-        self._record.ended = self._parts.clock.now()
         if self._request.body is not None:
-            self._record.request_bytes = self._request.body.received
-        self._parts.watch(self._record)
+            record.request_bytes = self._request.body.received
+        parts.watch(record)

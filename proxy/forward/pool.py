@@ -66,14 +66,14 @@ class Pool:
             "opening": self._dialing,
         }
 
-    def take(self, *, recent: bool) -> Connection | None:
+    def take(self, now: float, *, recent: bool) -> Connection | None:
         """An idle connection that is fit for a request, if there is one; does not wait.
 
-        `recent`: only one that was used in the last two seconds, since this request must not be sent twice.
+        `now` by the pool's clock; `recent`: only one that was used in the last two seconds, since this
+        request must not be sent twice.
         """
         if self._waiting and self._first_waiting() is not None:
             return None  # nobody overtakes those who wait
-        now = self._now()
         while self._idle:
             connection, _ = self._idle.popitem()
             if recent and now - connection.idle_since > RECENT:
@@ -161,7 +161,7 @@ class Pool:
             if turn in self._waiting:
                 self._waiting.remove(turn)
         elif (connection := self._collect(turn.granted.result())) is not None:
-            self.release(connection)
+            self.release(connection, self._now())
         else:
             self._free_slot()
 
@@ -186,9 +186,8 @@ class Pool:
             self._dialing += 1
             self._grant(None)
 
-    def release(self, connection: Connection) -> None:
-        """Give back a connection whose exchange is over, or was broken off."""
-        now = self._now()
+    def release(self, connection: Connection, now: float) -> None:
+        """Give back a connection whose exchange is over, or was broken off; `now` by the pool's clock."""
         if not connection.reusable or self._closing or now >= connection.retire_at:
             if connection.complete:
                 connection.close()
@@ -228,7 +227,7 @@ class Pool:
     async def warm(self) -> None:
         """Open one connection ahead of the first request. Raises FumageError."""
         if not self._open:
-            self.release(await self.open())
+            self.release(await self.open(), self._now())
 
     def close(self) -> None:
         """Close the idle ones now, and the others when they are given back."""

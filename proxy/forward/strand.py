@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any, Protocol
 
+_OVER = object()
+
 
 class Source(Protocol):
     """What news come from: it calls `on_news` once, at the end of a callback of the loop."""
@@ -32,7 +34,7 @@ async def news(source: Source) -> None:
 class Strand:
     """Drives coroutines, one after the other."""
 
-    __slots__ = ("_coroutine", "_done", "_loop", "_running", "_task")
+    __slots__ = ("_coroutine", "_done", "_loop", "_running", "_steps", "_task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
@@ -70,6 +72,7 @@ class Strand:
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run the coroutine up to its first wait that is not over yet. The one before must have ended."""
         self._coroutine = coroutine
+        self._steps = coroutine.__await__()
         self._task = None
         self._done = False
         self._step()
@@ -87,9 +90,12 @@ class Strand:
     def _step(self, error: BaseException | None = None) -> None:
         self._running = True
         try:
-            waits = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+            # `next` with a default spares the StopIteration with which `send` tells the end.
+            waits = next(self._steps, _OVER) if error is None else self._coroutine.throw(error)
             if waits is None:
                 self._task = self._loop.create_task(self._coroutine)
+            elif waits is _OVER:
+                self._done = True
         except (StopIteration, asyncio.CancelledError):
             self._done = True
         except Exception as failure:

@@ -101,11 +101,11 @@ class TokenSource:
             raise self._again(failure)
         return current
 
-    def accepted(self, token: Token) -> None:
-        """A request sent with `token` got an answer other than 401. Called for every such answer."""
+    def accepted(self, token: Token, now: float) -> None:
+        """A request sent with `token` got an answer other than 401, `now` (boot clock)."""
         if token.accepted_at == NEVER:
             self._ration.accepted(token)
-        token.accepted_at = self._clock.now()
+        token.accepted_at = now
         if self._aside and not self._fetching():
             self._restore()
 

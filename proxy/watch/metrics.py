@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from itertools import accumulate, product
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from proxy.rules.fhir import OTHER, Route
@@ -29,6 +30,12 @@ STORE_OUTCOMES = ("hit", "fetched", "fallback")
 STATUSES = {0: "0"} | {int(status): str(int(status)) for status in HTTPStatus}
 
 
+_KIND = attrgetter("method", "route", "status", "origin")
+_REQUEST_BYTES = attrgetter("request_bytes")
+_RESPONSE_BYTES = attrgetter("response_bytes")
+_REPLAY = attrgetter("replay")
+
+
 class Tally:
     """Counts what requests and token requests leave behind."""
 
@@ -48,7 +55,7 @@ class Tally:
     )
 
     def __init__(self) -> None:
-        self._requests: dict[tuple[bytes, Route, int, str], int] = {}
+        self._requests: Counter[tuple[bytes, Route, int, str]] = Counter()
         self.durations = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
         self.upstream_durations = [0] * (len(BUCKETS) + 1)
@@ -61,21 +68,18 @@ class Tally:
         self.store_waits = 0
         self.store_unreadable = 0
 
-    def __call__(self, record: Record) -> None:
+    def __call__(self, records: Sequence[Record]) -> None:
+        """Count requests that are over."""
         # Few methods, routes and statuses get through to here; what of them becomes a label, `requests` says.
-        key = (record.method, record.route, record.status, record.origin)
-        self._requests[key] = self._requests.get(key, 0) + 1
-        seconds = record.ended - record.started
-        self.durations[bisect_left(BUCKETS, seconds)] += 1
-        self.seconds += seconds
-        if seconds := record.upstream_seconds:
-            self.upstream_durations[bisect_left(BUCKETS, seconds)] += 1
-            self.upstream_seconds += seconds
-        if record.request_bytes:
-            self.request_bytes += record.request_bytes
-        self.response_bytes += record.response_bytes
-        if record.replay:
-            self.replays[record.replay] += 1  # a word that is not in REPLAYS is a defect of ours
+        self._requests.update(map(_KIND, records))
+        durations = [record.ended - record.started for record in records]
+        self.seconds += _observe(self.durations, durations)
+        upstream = [seconds for record in records if (seconds := record.upstream_seconds)]
+        self.upstream_seconds += _observe(self.upstream_durations, upstream)
+        self.request_bytes += sum(map(_REQUEST_BYTES, records))
+        self.response_bytes += sum(map(_RESPONSE_BYTES, records))
+        for word in filter(None, map(_REPLAY, records)):
+            self.replays[word] += 1  # one that is not in REPLAYS is a defect of ours
 
     @property
     def requests(self) -> dict[tuple[str, str, str, str, str], int]:
@@ -222,6 +226,13 @@ def _counter(
     for values, count in series.items():
         family.add_metric(values, count)
     return family
+
+
+def _observe(counts: list[int], durations: list[float]) -> float:
+    """Count each in its bucket; their sum."""
+    for seconds in durations:
+        counts[bisect_left(BUCKETS, seconds)] += 1
+    return sum(durations)
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:

@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from proxy.clock import Clock
@@ -74,7 +74,7 @@ class Figures:
 
 
 class Recent:
-    """Notes each request's latency, and whether it went wrong."""
+    """Notes the latency of requests, and whether they went wrong."""
 
     def __init__(self, clock: Clock):
         self.started = clock.now()
@@ -84,19 +84,16 @@ class Recent:
         self._latencies = self._windows[-1].latencies
         self._troubles: dict[tuple[str, str, int, str], Trouble] = {}  # the latest last
 
-    def __call__(self, record: Record) -> None:
-        if record.ended >= self._end:
-            self._turn(record.ended)
-        self._latencies[bisect_left(_BOUNDS, record.ended - record.started)] += 1
-        if (
-            record.error is not None
-            or record.broken is not None
-            or record.status == 401
-            or record.status == 429
-            or record.status >= 500
-        ):
-            self._windows[-1].errors += 1
-            self._note(record)
+    def __call__(self, records: Sequence[Record]) -> None:
+        """Note requests that are over."""
+        for record in records:
+            ended = record.ended
+            if ended >= self._end:
+                self._turn(ended)
+            self._latencies[bisect_left(_BOUNDS, ended - record.started)] += 1
+            if (record.status >= 400 or record.broken is not None) and _is_trouble(record):
+                self._windows[-1].errors += 1
+                self._note(record)
 
     def _turn(self, now: float) -> None:
         number = int((now - self.started) // WINDOW)
@@ -136,6 +133,11 @@ class Recent:
                 errors=window.errors,
                 latency={f"p{share}": _percentile(window.latencies, share / 100) for share in (50, 90, 99)},
             )
+
+
+def _is_trouble(record: Record) -> bool:
+    status = record.status
+    return record.error is not None or record.broken is not None or status in (401, 429) or status >= 500
 
 
 def _described(record: Record) -> tuple[str | None, str | None, str, str]:

@@ -12,27 +12,50 @@ class Record:
     Holds what must not be logged (target, query, request_id): only `watch` decides what leaves the process.
     """
 
-    # What most requests leave as it is stands here, and is set on a record only where it is otherwise.
-    status = 0  # 0: the caller was gone before an answer began
-    origin = ""  # "fumage" or "proxy": whose answer it was
-    upstream_seconds = 0.0  # waiting for heads of answers, replays included
-    request_bytes = 0
-    response_bytes = 0
-    replay = ""  # ok, rejected, suppressed, too_large, no_token; empty also if the replay broke off
-    own_id = False  # `request_id` is not the caller's
-    replayed = False  # after a 401 it went out once more
-    correlation_id: bytes | None = None
-    error: Exception | None = None  # what the proxy answered with
-    broken: Exception | None = None  # why an answer was broken off
-    abandoned = False  # the caller was gone before the end of its answer
-    defect: Exception | None = None
+    __slots__ = (
+        "abandoned",
+        "broken",
+        "correlation_id",
+        "defect",
+        "ended",
+        "error",
+        "method",
+        "origin",
+        "own_id",
+        "query",
+        "replay",
+        "replayed",
+        "request_bytes",
+        "request_id",
+        "response_bytes",
+        "route",
+        "started",
+        "status",
+        "target",
+        "upstream_seconds",
+    )
 
-    def __init__(self, started: float, method: bytes, target: bytes, request_id: bytes):
+    def __init__(
+        self, started: float, method: bytes, target: bytes, request_id: bytes, *, own_id: bool = False
+    ):
         self.started = started
         self.ended = started
         self.method = method
         self.target = target
         self.request_id = request_id
+        self.own_id = own_id  # `request_id` is not the caller's
+        self.status = 0  # 0: the caller was gone before an answer began
+        self.origin = ""  # "fumage" or "proxy": whose answer it was
+        self.upstream_seconds = 0.0  # waiting for heads of answers, replays included
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.replay = ""  # ok, rejected, suppressed, too_large, no_token; empty also if the replay broke off
+        self.replayed = False  # after a 401 it went out once more
+        self.correlation_id: bytes | None = None
+        self.error: Exception | None = None  # what the proxy answered with
+        self.broken: Exception | None = None  # why an answer was broken off
+        self.abandoned = False  # the caller was gone before the end of its answer
+        self.defect: Exception | None = None
         path, _, self.query = target.partition(b"?")
         # What it asks for, in words of closed lists, whatever it said.
         self.route = route(method, path) if path else NO_ROUTE

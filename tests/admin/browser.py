@@ -131,7 +131,7 @@ async def chromium(profile: Path) -> AsyncIterator[Page]:
             yield page
             await page.close()
     finally:
-        process.terminate()
+        process.kill()  # it may take its time otherwise
         await process.wait()
 
 

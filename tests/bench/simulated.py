@@ -274,7 +274,7 @@ class Sidecars:
                 if not self.emr.accepts(token):
                     token = await source.replace(token, sent)
                 if token and self.emr.accepts(token):
-                    source.accepted(token)
+                    source.accepted(token, self.clock.now())
                     return self.clock.now()
             except TokenError:
                 pass

@@ -200,7 +200,7 @@ async def test_after_a_suspend_no_request_rides_what_was_open_before() -> None:
 async def test_a_connection_that_closes_before_its_request_is_written_costs_an_error_and_no_wait() -> None:
     """As when the token expires while a request waits for a connection, and a new one has to be fetched."""
     async with quiet_product() as product:
-        connection = product.app._pool.take(recent=False)
+        connection = product.app._pool.take(product.app._clock.now(), recent=False)
         assert connection is not None
         product.fumage.close_all()
         await until(lambda: connection.closed)

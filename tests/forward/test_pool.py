@@ -56,11 +56,11 @@ async def exchange(connection: Connection) -> None:
 
 async def use(pool: Pool, *, recent: bool = False) -> Connection:
     """One exchange; the connection that carried it."""
-    connection = pool.take(recent=recent) or await pool.open()
+    connection = pool.take(pool._now(), recent=recent) or await pool.open()
     try:
         await exchange(connection)
     finally:
-        pool.release(connection)
+        pool.release(connection, pool._now())
     return connection
 
 
@@ -155,8 +155,8 @@ async def test_nobody_overtakes_those_who_wait() -> None:
         waiting = asyncio.create_task(pool.open())
         await until(lambda: pool._waiting)
         await exchange(held)
-        pool.release(held)
-        assert pool.take(recent=False) is None
+        pool.release(held, pool._now())
+        assert pool.take(pool._now(), recent=False) is None
         assert await waiting is held
 
 
@@ -177,15 +177,15 @@ async def test_a_failed_dial_frees_its_slot_and_wakes_who_waits() -> None:
 async def test_a_connection_granted_to_one_who_was_just_cancelled_goes_to_the_next() -> None:
     async with Upstream() as upstream, pooled(upstream, limit=1) as pool:
         for recent in (False, True):
-            held = pool.take(recent=recent) or await pool.open()
+            held = pool.take(pool._now(), recent=recent) or await pool.open()
             waiting = [asyncio.create_task(pool.open()) for _ in range(3)]
             await until(lambda: len(pool._waiting) == 3)
             await exchange(held)
             waiting[0].cancel()  # before the release: its turn must not be granted
-            pool.release(held)
+            pool.release(held, pool._now())
             waiting[1].cancel()  # after it was granted: it must hand on what it got
             assert await asyncio.wait_for(waiting[2], 5) is held
-            pool.release(held)
+            pool.release(held, pool._now())
             await asyncio.gather(*waiting, return_exceptions=True)
         assert pool.counts == {"idle": 1, "active": 0, "opening": 0}
 
@@ -197,13 +197,13 @@ async def test_one_whose_connection_closes_as_it_is_granted_opens_another_at_onc
         waiting = [asyncio.create_task(pool.open()) for _ in range(2)]
         await until(lambda: len(pool._waiting) == 2)
         await exchange(held)
-        pool.release(held)
+        pool.release(held, pool._now())
         held.abort()
         first = await asyncio.wait_for(waiting[0], 5)
         assert first is not held
         assert not waiting[1].done()
         assert total(pool) == 1
-        pool.release(first)
+        pool.release(first, pool._now())
         assert await asyncio.wait_for(waiting[1], 5) is first
 
 
@@ -257,7 +257,7 @@ async def play(steps: list[tuple[str, int]]) -> None:
         assert not pool._waiting
         everyone = [asyncio.create_task(pool.open()) for _ in range(3)]  # all three slots are there
         for connection in await asyncio.wait_for(asyncio.gather(*everyone), 10):
-            pool.release(connection)
+            pool.release(connection, pool._now())
 
 
 async def test_a_request_that_was_broken_off_closes_its_connection() -> None:
@@ -276,7 +276,7 @@ async def test_the_last_used_is_used_first() -> None:
     async with Upstream() as upstream, pooled(upstream) as pool:
         opened = [await pool.open() for _ in range(3)]
         for connection in opened:
-            pool.release(connection)
+            pool.release(connection, pool._now())
         assert await use(pool) is opened[2]
         assert await use(pool) is opened[2]
 
@@ -286,9 +286,9 @@ async def test_the_longest_idle_is_closed_to_make_room() -> None:
     async with Upstream() as upstream, pooled(upstream, clock) as pool:
         opened = [await pool.open() for _ in range(3)]
         for connection in opened:
-            pool.release(connection)
+            pool.release(connection, pool._now())
         clock.time += 3
-        assert pool.take(recent=True) is None
+        assert pool.take(pool._now(), recent=True) is None
         fresh = await pool.open()
         assert fresh not in opened
         assert [connection.closed for connection in opened] == [True, False, False]
@@ -332,11 +332,11 @@ async def test_an_idle_connection_is_closed_after_keepalive() -> None:
 async def test_who_waits_for_a_fresh_connection_gets_no_used_one() -> None:
     async with Upstream() as upstream, pooled(upstream, limit=1) as pool:
         used = await use(pool)
-        held = pool.take(recent=True)
+        held = pool.take(pool._now(), recent=True)
         assert held is used
         waiting = asyncio.create_task(pool.open(fresh=True))
         await until(lambda: pool._waiting)
-        pool.release(held)
+        pool.release(held, pool._now())
         assert await asyncio.wait_for(waiting, 5) is not used
 
 
@@ -346,7 +346,7 @@ async def test_busy_callers_leave_no_trace() -> None:
         outcomes = await asyncio.gather(*(pool.open() for _ in range(5)), return_exceptions=True)
         assert all(isinstance(outcome, AllConnectionsBusy) for outcome in outcomes)
         assert not pool._waiting
-        pool.release(held)
+        pool.release(held, pool._now())
         assert pool.counts == {"idle": 1, "active": 0, "opening": 0}
 
 

@@ -51,7 +51,7 @@ async def tinyproxy(folder: Path, *lines: str) -> AsyncIterator[Tinyproxy]:
         await _listening(port)
         yield one
     finally:
-        process.terminate()
+        process.kill()  # a SIGTERM in its first moments is lost on it
         await process.wait()
         await reading
 

@@ -5,7 +5,6 @@ import errno
 import signal
 import socket
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -19,17 +18,17 @@ from tests.support.upstream import Upstream, after, hang, reply
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-async def test_an_idle_proxy_ends_at_once(
+async def test_an_idle_proxy_does_not_wait_for_drain_timeout(
     number: signal.Signals, fumage: Upstream, emr: EMR, tmp_path: Path
 ) -> None:
-    async with running(cwd=tmp_path, env=before(fumage, emr)) as proxy:
-        async with await Caller.connect(await proxy.port()) as idle:
-            assert (await idle.request()).status == 200
-            began = time.monotonic()
-            proxy.terminate(number)
-            assert await idle.eof() == "eof"
-            assert await proxy.ended() == 0
-        assert time.monotonic() - began < 2
+    async with (
+        running(cwd=tmp_path, env=before(fumage, emr)) as proxy,
+        await Caller.connect(await proxy.port()) as idle,
+    ):
+        assert (await idle.request()).status == 200
+        proxy.terminate(number)
+        assert await idle.eof() == "eof"
+        assert await proxy.ended(15) == 0
     assert not any("Traceback" in line for line in proxy.err)
 
 

@@ -58,7 +58,7 @@ async def test_a_slow_token_endpoint_answers_in_the_end(sandbox: Sandbox, http: 
     sandbox.faults.set(token_endpoint="slow", slow_by=0.05)
     before = time.monotonic()
     assert (await http.post(sandbox.token_url, data=GOOD)).status_code == 200
-    assert time.monotonic() - before >= 0.05
+    assert time.monotonic() - before > 0.04
 
 
 # --- Fumage ---

@@ -60,7 +60,7 @@ async def play(steps: list[tuple[str, Any]]) -> None:
             case "get":
                 tasks.append(asyncio.create_task(source.get()))  # type: ignore[arg-type]
             case "accepted" if sent:
-                source.accepted(sent[-1 - value % len(sent)][0])
+                source.accepted(sent[-1 - value % len(sent)][0], clock.now())
             case "rejected" if sent:
                 forced += 1
                 tasks.append(asyncio.create_task(source.replace(*sent[-1 - value % len(sent)])))  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ async def test_an_answer_to_a_fresh_token_ends_the_block(
     await clock.advance(30)
     fresh = await source.replace(script.issued[2], clock.now())
     assert fresh
-    source.accepted(fresh)
+    source.accepted(fresh, clock.now())
     await clock.advance(30)
     assert [await always_401(source, clock) for _ in range(3)] == ["replayed", "replayed", "passed on"]
 
@@ -67,7 +67,7 @@ async def test_a_forced_token_that_is_revoked_hours_later_is_replaced(
         new = await source.replace(token, clock.now())
         assert new is not None
         assert new is not token
-        source.accepted(new)
+        source.accepted(new, clock.now())
         token = new
         await clock.advance(3600)
 

@@ -116,7 +116,7 @@ async def test_the_old_token_serves_on_only_if_it_was_accepted_since_the_rejecte
     sent_at = clock.now() + 10
     if accepted_at is not None:
         await clock.advance(accepted_at)
-        source.accepted(old)
+        source.accepted(old, clock.now())
     await clock.advance(20)
     with pytest.raises(TokenEndpointUnavailable):
         await source.replace(old, sent_at)
@@ -130,7 +130,7 @@ async def test_the_latest_of_several_rejected_requests_decides(
     script.answers.append(down())
     script.gate.clear()
     await clock.advance(10)
-    source.accepted(old)
+    source.accepted(old, clock.now())
     rejected = [start(source.replace(old, sent_at)) for sent_at in (now + 1, now + 20, now + 2)]
     await settle()
     script.gate.set()
@@ -150,7 +150,7 @@ async def test_those_that_wait_get_the_old_token_back_and_the_rejected_request_t
     await settle()
     waiters = [start(source.get()) for _ in range(10)]
     await clock.advance(1)
-    source.accepted(old)  # an answer that was under way
+    source.accepted(old, clock.now())  # an answer that was under way
     assert source.current() is None
     script.gate.set()
     assert await asyncio.gather(*waiters) == [old] * 10
@@ -168,7 +168,7 @@ async def test_an_acceptance_that_comes_after_the_failure_brings_the_old_token_b
     with pytest.raises(TokenEndpointUnavailable):
         await source.get()
     await clock.advance(1)
-    source.accepted(old)
+    source.accepted(old, clock.now())
     assert source.current() is old
 
 
@@ -180,7 +180,7 @@ async def test_a_token_does_not_come_back_past_its_time(
     script.answers.append(down(20.0))
     rejected = start(source.replace(old, sent_at))
     await clock.advance(935)
-    source.accepted(old)
+    source.accepted(old, clock.now())
     await clock.advance(5)
     script.gate.set()
     with pytest.raises(TokenEndpointUnavailable):
@@ -201,7 +201,7 @@ async def test_in_a_pause_a_rejection_causes_no_fetch_and_is_as_if_it_had_failed
     sent_at = clock.now()
     await clock.advance(1)
     if accepted:
-        source.accepted(old)
+        source.accepted(old, clock.now())
     with pytest.raises(type(error)):
         await source.replace(old, sent_at)
     assert script.requests == 2
@@ -220,7 +220,7 @@ async def test_the_background_gets_a_token_after_the_pause_in_which_the_last_one
     old, sent_at = script.issued[0], clock.now()
     script.answers.append(down(20.0))
     await clock.advance(1)
-    source.accepted(old)
+    source.accepted(old, clock.now())
     for now in (sent_at, clock.now()):
         assert source.current() is old
         with pytest.raises(TokenEndpointUnavailable):
@@ -256,7 +256,7 @@ async def test_a_rejected_request_may_use_another_token_that_came_back(
     rejected = start(source.replace(old, clock.now()))
     late = start(source.replace(oldest, clock.now()))
     await clock.advance(1)
-    source.accepted(old)
+    source.accepted(old, clock.now())
     script.gate.set()
     assert await late is old
     with pytest.raises(TokenEndpointUnavailable):

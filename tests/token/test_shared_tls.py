@@ -75,7 +75,7 @@ def port(files: Files) -> Iterator[int]:
     else:
         pytest.skip(f"it speaks no TLS: {log}")
     yield port
-    server.terminate()
+    server.kill()
     server.communicate()
 
 

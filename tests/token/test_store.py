@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ from tests.token.client import Client
 from tests.token.replica import KEY, Replica, text, until
 from tests.token.script import Start
 from tests.token.server import Server, in_front, nonsense
+
+SOON = 4  # seconds; what waits for a store that is silent waits for much less
 
 # --- a store that fails ---
 
@@ -92,9 +93,8 @@ async def test_without_a_store_each_gets_its_own_token_soon(
 ) -> None:
     async with failing(tmp_path) as url:
         one = Replica(url)
-        began = time.monotonic()
-        assert text(await one.source.get()) == "a-tok-1"
-        assert time.monotonic() - began < 1
+        async with asyncio.timeout(SOON):
+            assert text(await one.source.get()) == "a-tok-1"
     assert one.told == ["fallback"]
     assert why in (one.why[0] or "")
     assert "my-secret-text" not in (one.why[0] or "")
@@ -134,9 +134,8 @@ async def test_a_store_that_goes_while_one_fetches_costs_no_token(
     await until(lambda: one.script.busy)
     leave(server)
     one.script.gate.set()
-    began = time.monotonic()
-    assert text(await fetching) == "a-tok-1"
-    assert time.monotonic() - began < 1
+    async with asyncio.timeout(SOON):
+        assert text(await fetching) == "a-tok-1"
     assert one.script.requests == 1
     assert one.told == ["fallback"]
     server.stop()
@@ -176,7 +175,7 @@ async def test_twenty_replicas_ask_once_at_start_once_a_refresh_and_once_a_revoc
                     fresh = await source.replace(token, sent_at)
                     assert fresh is not None
                     assert fresh.access_token not in revoked
-                source.accepted(token)
+                source.accepted(token, clock.now())
                 served += 1
 
         tasks = [start(work(source)) for source in sources for work in (TokenSource.run, call)]

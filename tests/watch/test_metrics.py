@@ -116,8 +116,8 @@ def a_record(method: bytes = b"GET", target: bytes = b"/Patient/1", **attributes
 
 def full() -> Tally:
     tally = Tally()
-    tally(a_record(upstream_seconds=0.4, request_bytes=5, response_bytes=7, replay="ok"))
-    tally(a_record(b"TRACE", b"", status=405, origin="proxy"))
+    tally([a_record(upstream_seconds=0.4, request_bytes=5, response_bytes=7, replay="ok")])
+    tally([a_record(b"TRACE", b"", status=405, origin="proxy")])
     tally.token_request("client_credentials", "ok")
     return tally
 
@@ -204,9 +204,9 @@ def test_series_that_are_known_beforehand_are_there_from_the_start() -> None:
 
 def test_a_request_is_counted_by_its_labels() -> None:
     tally = Tally()
-    tally(a_record())
-    tally(a_record(target=b"/Patient/2?name=x"))
-    tally(a_record(b"POST", b"/Patient/_search", status=503, origin="proxy"))
+    tally([a_record()])
+    tally([a_record(target=b"/Patient/2?name=x")])
+    tally([a_record(b"POST", b"/Patient/_search", status=503, origin="proxy")])
     assert tally.requests == {
         ("GET", "Patient", "read", "200", "fumage"): 2,
         ("POST", "Patient", "search", "503", "proxy"): 1,
@@ -215,14 +215,14 @@ def test_a_request_is_counted_by_its_labels() -> None:
 
 def test_who_left_before_an_answer_has_status_0() -> None:
     tally = Tally()
-    tally(a_record(status=0, origin=""))
+    tally([a_record(status=0, origin="")])
     assert list(tally.requests) == [("GET", "Patient", "read", "0", "proxy")]
 
 
 @pytest.mark.parametrize("status", [299, 600, 999])
 def test_a_status_that_is_not_registered_is_other(status: int) -> None:
     tally = Tally()
-    tally(a_record(status=status))
+    tally([a_record(status=status)])
     assert list(tally.requests) == [("GET", "Patient", "read", "other", "fumage")]
 
 
@@ -230,7 +230,7 @@ def test_a_status_that_is_not_registered_is_other(status: int) -> None:
 def test_a_bucket_holds_what_takes_as_long_as_its_bound_or_less(at: int) -> None:
     tally = Tally()
     for seconds in (BUCKETS[at], math.nextafter(BUCKETS[at], 100)):
-        tally(a_record(started=0.0, ended=seconds, upstream_seconds=seconds))
+        tally([a_record(started=0.0, ended=seconds, upstream_seconds=seconds)])
     now = Scrape(text_of(tally))
     for name in ("fumage_proxy_request_duration_seconds", "fumage_proxy_upstream_duration_seconds"):
         assert now(f"{name}_bucket", le=str(BUCKETS[at])) == 1
@@ -240,7 +240,7 @@ def test_a_bucket_holds_what_takes_as_long_as_its_bound_or_less(at: int) -> None
 
 def test_what_never_reached_fumage_has_no_upstream_duration() -> None:
     tally = Tally()
-    tally(a_record(status=403, origin="proxy"))
+    tally([a_record(status=403, origin="proxy")])
     now = Scrape(text_of(tally))
     assert now("fumage_proxy_request_duration_seconds_count") == 1
     assert now("fumage_proxy_upstream_duration_seconds_count") == 0
@@ -253,7 +253,7 @@ def test_no_path_query_method_or_id_gets_into_a_label(
 ) -> None:
     tally = Tally()
     for method in (b"GET", b"POST", value):
-        tally(a_record(method, shape.replace(b"%b", value), request_id=other, status=status))
+        tally([a_record(method, shape.replace(b"%b", value), request_id=other, status=status)])
     text = text_of(tally)
     assert "Zq" not in text
     for family in parse(text):

@@ -45,7 +45,7 @@ def note(
     record.ended, record.status, record.origin = time.at, 200, "fumage"
     for name, value in attributes.items():
         setattr(record, name, value)
-    recent(record)
+    recent([record])
 
 
 def counts(recent: Recent) -> list[tuple[int, int]]:
