@@ -27,7 +27,8 @@ import trustme
 from proxy.rules.bundle import BodyLinks
 from proxy.rules.coding import Inflater
 from proxy.rules.links import Base
-from tests.bench.machine import Server, free_port
+from tests.bench.machine import Server
+from tests.support import unused_port
 
 HOST = "fumage-acme.canvasmedical.com"
 BASE = Base(b"https", HOST.encode(), None, b"")
@@ -235,7 +236,7 @@ class Asked:
     """A proxy and a caller's connection to it."""
 
     def __init__(self, base: str, token_url: str, links: str, folder: Path):
-        port = free_port()
+        port = unused_port()
         settings = {
             "FUMAGE_BASE_URL": base,
             "CANVAS_API_CLIENT_ID": "bench",

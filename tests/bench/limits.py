@@ -7,9 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.bench.machine import Server, free_port, wait_for
+from tests.bench.machine import Server, wait_for
 from tests.bench.parties import start_fumage_proxy
 from tests.bench.upstream import BODY, Upstream, start_upstream
+from tests.support import unused_port
 
 BIG = 300 << 20  # bytes
 PIECE = bytes(1 << 16)
@@ -28,7 +29,7 @@ def main() -> None:
 
 
 def _measure(upstream: Upstream, scheme: str) -> None:
-    port = free_port()
+    port = unused_port()
     began = time.monotonic()
     proxy = start_fumage_proxy(upstream, scheme, port, cpu=0)
     try:

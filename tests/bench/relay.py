@@ -19,10 +19,11 @@ from pathlib import Path
 import requests
 
 from tests.bench.figures import Samples
-from tests.bench.machine import Server, free_port, wait_for
+from tests.bench.machine import Server, wait_for
 from tests.bench.parties import start_fumage_proxy
 from tests.bench.upstream import BODY, TOKEN, Upstream, start_upstream
 from tests.bench.verify import PATIENT
+from tests.support import unused_port
 
 CALLS = 50
 ONE_WAY_MS = 15
@@ -57,7 +58,7 @@ class Script:
 
 def measure(upstream: Upstream, *, python: str, cpu: int | None = None) -> Samples:
     """Milliseconds of each call, by the way it goes."""
-    port = free_port()
+    port = unused_port()
     command = [sys.executable, "-m", "tests.bench.delay", str(port), str(upstream.https), str(ONE_WAY_MS)]
     with closing(Server(command, upstream.folder / "delay.log")):
         far = replace(upstream, https=port)
@@ -74,7 +75,7 @@ def measure(upstream: Upstream, *, python: str, cpu: int | None = None) -> Sampl
 def _through_the_proxy(far: Upstream, python: str, cpu: int | None) -> Samples:
     found: Samples = {THROUGH: [], FIRST: []}
     for _ in range(_STARTS):
-        port, admin = free_port(), free_port()
+        port, admin = unused_port(), unused_port()
         environ = {
             "FUMAGE_PROXY_TOKEN_URL": far.base("https") + "/auth/token/",
             "FUMAGE_PROXY_ADMIN_LISTEN": f"127.0.0.1:{admin}",

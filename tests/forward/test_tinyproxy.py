@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.forward.fumage import authority, quiet, server, told, unused_port
+from tests.forward.fumage import authority, quiet, server, told
 from tests.forward.leftovers import ready
+from tests.support import unused_port
 from tests.support.caller import Answer, fetch
 from tests.support.emr import EMR
 from tests.support.product import Product, trusting

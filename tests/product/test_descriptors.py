@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.forward.fumage import authority, quiet, quiet_product, server, told, until, unused_port
+from tests.forward.fumage import authority, quiet, quiet_product, server, told, until
 from tests.product.command import COMMAND, Running, before, running
-from tests.support import head
+from tests.support import head, unused_port
 from tests.support.caller import Answer, Caller, build, fetch
 from tests.support.emr import EMR
 from tests.support.product import Product

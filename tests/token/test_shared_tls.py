@@ -1,7 +1,6 @@
 """A store behind real TLS: Redis itself, with client certificates and an ACL user."""
 
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 import trustme
 
 from proxy.token.store import COMMANDS, RedisStore
+from tests.support import unused_port
 from tests.token.replica import Replica
 from tests.token.server import Server
 
@@ -47,8 +47,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def port(files: Files) -> Iterator[int]:
     """That of a Redis that speaks TLS alone, and only to who has a certificate."""
     assert REDIS
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = unused_port()
     permitted = " ".join(f"+{command}" for command in COMMANDS.split())
     (files.folder / "redis.conf").write_text(
         f"""
