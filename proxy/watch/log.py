@@ -117,7 +117,7 @@ class RequestLog:
         # What is put in needs no escaping: numbers, and words of closed lists. A dict that json.dumps turns
         # into the same costs four times as much.
         level = "info" if record.defect is None else "error"
-        asked = _asked(record.method, *_route(record))
+        asked = _asked(record.method, record.route.template, _parameters(record))
         correlation_id = f'"{known}"' if (known := _correlation_id(record)) else "null"
         troubles = "" if record.well else f", {json.dumps(_troubles(record))[1:-1]}"
         return (
@@ -132,7 +132,7 @@ class RequestLog:
         )
 
     def _text(self, when: float, record: Record) -> str:
-        route, parameters = _route(record)
+        route, parameters = record.route.template, _parameters(record)
         line = f"{_stamp(when)} {'info' if record.defect is None else 'error':7}"
         line += f" {METHODS.get(record.method, OTHER)} {route}"
         line += f"?{'&'.join(parameters)}" if parameters else ""
@@ -152,9 +152,9 @@ class RequestLog:
         return f"{line} id {self._request_id(record)}\n"
 
 
-def _route(record: Record) -> tuple[str, tuple[str, ...]]:
-    """The route's template and the parameters' names: words of closed lists, whatever the request said."""
-    return record.route.template, parameter_names(record.query) if record.query else ()
+def _parameters(record: Record) -> tuple[str, ...]:
+    """The parameters' names: words of closed lists, as the route's template is, whatever the request said."""
+    return parameter_names(record.query) if record.query else ()
 
 
 @lru_cache(maxsize=1024)  # words of closed lists, in a bounded number of combinations
