@@ -56,11 +56,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-# Seconds, from the last accept on, in which requests are served still: they were on their way when the
-# listeners closed. A connection that the kernel completed is no request yet, but one will follow.
+# Seconds, from the last accept on, in which a connection may bring its first request: it was on its way when
+# the listeners closed. A connection that the kernel completed is no request yet, but one will follow.
 _SETTLE = 0.1
-# Seconds after an answer in which a caller that was not told that its connection will be closed may send its
-# next request: only the answer to that one can tell it (RFC 9112 section 9.6).
+# Seconds after an answer in which a caller may send its next request if that answer did not tell it that the
+# connection will be closed: only the answer to that request can (RFC 9112 section 9.6).
 _PAUSE = 1.0
 
 
@@ -356,14 +356,17 @@ class App:
         return self._settings.drain_delay + self._settings.drain_timeout
 
     async def drain(self) -> None:
-        """Stop: newcomers are served for drain_delay still, what runs may take drain_timeout then."""
+        """Stop: newcomers are served for drain_delay still, what runs may take drain_timeout then.
+
+        A kept connection brings one more request for a moment: its answer tells the caller to leave.
+        """
         settings = self._settings
         self._health.draining = True
         await asyncio.sleep(settings.drain_delay)
         await self._listeners.stop()
         self._callers.draining = True  # from now on answers say Connection: close
         await asyncio.sleep(_SETTLE)
-        pause = min(_PAUSE, settings.drain_timeout / 2)
+        pause = _PAUSE if settings.drain_timeout > _PAUSE else 0.0
         self._callers.drain(pause)
         try:
             async with asyncio.timeout(settings.drain_timeout):

@@ -59,10 +59,10 @@ class Callers:
         return sum(connection.busy for connection in self.open)
 
     def drain(self, pause: float) -> None:
-        """Close where no request came yet; elsewhere when none came for `pause` seconds after an answer."""
-        for connection in list(self.head):
-            connection.close_if_fresh()
-        self.idle.change(min(pause, self.idle.seconds))
+        """Close what is not used: at once where no request came, else `pause` seconds after an answer."""
+        self.idle.change(pause)
+        for connection in (*self.head, *(() if pause else self.idle)):
+            connection.close_if_unused()
 
     async def gone(self) -> None:
         """Return when no connection is left."""

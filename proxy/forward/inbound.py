@@ -150,16 +150,17 @@ class CallerConnection(asyncio.Protocol):
     def idle_timed_out(self) -> None:
         self._close_unless_used(self._callers.idle)
 
-    def close_if_fresh(self) -> None:
-        """Close if nothing of the first request has come."""
-        if not self._reader.partial:
-            self._close_unless_used(self._callers.head)
-
     def _close_unless_used(self, deadlines: "Deadlines[CallerConnection]") -> None:
-        if readable(self._descriptor):  # the loop was late: a request waits in the kernel
+        if not self.close_if_unused():
             deadlines.start(self)
-        else:
-            self.close()
+
+    def close_if_unused(self) -> bool:
+        """Close, unless a request or a part of one has come, or an answer is not out yet; whether it did."""
+        # Where the loop is late, a request may wait in the kernel.
+        if self._reader.partial or self._ahead or self.congested or readable(self._descriptor):
+            return False
+        self.close()
+        return True
 
     def body_stalled(self) -> None:
         self._refuse(CallerTooSlow("The request body stood still for idle_timeout."))

@@ -91,7 +91,7 @@ class Recent:
             if ended >= self._end:
                 self._turn(ended)
             self._latencies[bisect_left(_BOUNDS, ended - record.started)] += 1
-            if (record.status >= 400 or record.broken is not None) and _is_trouble(record):
+            if (record.status >= 400 or not record.well) and _is_trouble(record):
                 self._windows[-1].errors += 1
                 self._note(record)
 

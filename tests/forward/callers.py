@@ -9,7 +9,7 @@ from tests.support.caller import Caller
 
 async def until(predicate: Callable[[], object]) -> None:
     """Let the loop turn until it is so; nothing signals what the product does inside."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not predicate():  # noqa: ASYNC110
             await asyncio.sleep(0)
 

@@ -26,7 +26,7 @@ def left(product: Product) -> dict[str, object]:
 
 
 async def until(
-    predicate: Callable[[], object], told: Callable[[], object] = lambda: "in vain", *, seconds: float = 3
+    predicate: Callable[[], object], told: Callable[[], object] = lambda: "in vain", *, seconds: float = 10
 ) -> None:
     """Turn the loop until it is true: what is looked at is inside the product, and beats for nobody."""
     try:

@@ -190,26 +190,6 @@ async def test_keep_alive_callers_lose_no_request(fumage: Upstream, emr: EMR, tm
         assert await proxy.ended() == 0
 
 
-async def test_a_caller_that_pauses_for_a_moment_is_answered_and_told(
-    fumage: Upstream, emr: EMR, tmp_path: Path
-) -> None:
-    """A close between two requests might meet the second on its way."""
-    async with (
-        running(cwd=tmp_path, env=before(fumage, emr)) as proxy,
-        await Caller.connect(await proxy.port()) as caller,
-        await Caller.connect(await proxy.port()) as other,
-    ):
-        for one in (caller, other):
-            assert (await one.request()).status == 200
-        proxy.terminate()
-        await _refused(await proxy.port())
-        await asyncio.sleep(0.3)
-        answer = await caller.request("POST", body=b"{}")
-        assert (answer.status, answer["Connection"]) == (200, "close")
-        assert await other.eof() == "eof"
-        assert await proxy.ended() == 0
-
-
 @pytest.mark.parametrize("on", ["tcp", "unix"])
 async def test_under_load_every_new_connection_is_answered_or_refused(
     on: str, fumage: Upstream, emr: EMR, tmp_path: Path

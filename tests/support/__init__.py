@@ -252,7 +252,7 @@ def last_chunk(trailers: Fields = ()) -> bytes:
 
 
 def unused_port() -> int:
-    """A TCP port that nobody listens on; the kernel will not hand it out again soon."""
+    """A TCP port that nobody listens on; the kernel hardly hands it out again soon."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

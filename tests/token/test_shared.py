@@ -273,6 +273,7 @@ async def test_one_that_dies_while_it_fetches_costs_seconds_and_nothing_while_th
     assert two.source.current() is old
     async with asyncio.timeout(10):
         assert text(await refreshing) == "b-tok-2"
+    assert two.told[-1] == "fetched"
 
 
 async def test_one_that_fell_asleep_does_not_overwrite_its_successors_token(
