@@ -40,13 +40,11 @@ class SystemClock:
     """The machine's own clocks."""
 
     def __init__(self) -> None:
-        # No Python frame in between: it is read some ten times a request.
+        # No Python frame in between: they are read several times a request.
+        self.wall: Callable[[], float] = time.time
         self.now: Callable[[], float] = (
             time.monotonic if _BOOT is None else partial(time.clock_gettime, _BOOT)
         )
-
-    def wall(self) -> float:
-        return time.time()
 
     async def sleep(self, seconds: float) -> None:
         until = self.now() + seconds

@@ -91,7 +91,8 @@ class Recent:
             if ended >= self._end:
                 self._turn(ended)
             self._latencies[bisect_left(_BOUNDS, ended - record.started)] += 1
-            if (record.status >= 400 or not record.well) and _is_trouble(record):
+            status = record.status
+            if status in (401, 429) or status >= 500 or record.error is not None or record.broken is not None:
                 self._windows[-1].errors += 1
                 self._note(record)
 
@@ -133,11 +134,6 @@ class Recent:
                 errors=window.errors,
                 latency={f"p{share}": _percentile(window.latencies, share / 100) for share in (50, 90, 99)},
             )
-
-
-def _is_trouble(record: Record) -> bool:
-    status = record.status
-    return record.error is not None or record.broken is not None or status in (401, 429) or status >= 500
 
 
 def _described(record: Record) -> tuple[str | None, str | None, str, str]:

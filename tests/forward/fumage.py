@@ -42,7 +42,7 @@ def counts(product: Product) -> dict[str, int]:
 
 async def until(predicate: Callable[[], object]) -> None:
     """For what changes inside of the product, which beats no pulse."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while not predicate():  # noqa: ASYNC110 (it is no event)
             await asyncio.sleep(0.001)
 

@@ -275,7 +275,7 @@ async def test_a_tunnel_that_closes_at_once_means_that_nothing_was_sent(
         listener(close, tls=server() if scheme == "https" else None) as port,
         behind(monkeypatch, f"{scheme}://localhost:{port}", trust) as product,
     ):
-        got = await asyncio.wait_for(fetch(product.port, "POST"), 3)
+        got = await asyncio.wait_for(fetch(product.port, "POST"), 15)
         assert told(got) == (502, "transient", "connection_terminated", "not-sent")
 
 

@@ -225,5 +225,5 @@ async def test_the_connection_of_a_caller_that_leaves_is_closed(method: str) -> 
             task = asyncio.create_task(caller.request(method, body=b"{}"))
             await product.fumage.until(lambda: bool(product.fumage.seen))
             task.cancel()
-        await asyncio.wait_for(gone.wait(), 5)
+        await asyncio.wait_for(gone.wait(), 15)
         await quiet(product, 0)

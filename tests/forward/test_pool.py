@@ -184,7 +184,7 @@ async def test_a_connection_granted_to_one_who_was_just_cancelled_goes_to_the_ne
             waiting[0].cancel()  # before the release: its turn must not be granted
             pool.release(held, pool._now())
             waiting[1].cancel()  # after it was granted: it must hand on what it got
-            assert await asyncio.wait_for(waiting[2], 5) is held
+            assert await asyncio.wait_for(waiting[2], 15) is held
             pool.release(held, pool._now())
             await asyncio.gather(*waiting, return_exceptions=True)
         assert pool.counts == {"idle": 1, "active": 0, "opening": 0}
@@ -199,12 +199,12 @@ async def test_one_whose_connection_closes_as_it_is_granted_opens_another_at_onc
         await exchange(held)
         pool.release(held, pool._now())
         held.abort()
-        first = await asyncio.wait_for(waiting[0], 5)
+        first = await asyncio.wait_for(waiting[0], 15)
         assert first is not held
         assert not waiting[1].done()
         assert total(pool) == 1
         pool.release(first, pool._now())
-        assert await asyncio.wait_for(waiting[1], 5) is first
+        assert await asyncio.wait_for(waiting[1], 15) is first
 
 
 STEPS = st.lists(
@@ -337,7 +337,7 @@ async def test_who_waits_for_a_fresh_connection_gets_no_used_one() -> None:
         waiting = asyncio.create_task(pool.open(fresh=True))
         await until(lambda: pool._waiting)
         pool.release(held, pool._now())
-        assert await asyncio.wait_for(waiting, 5) is not used
+        assert await asyncio.wait_for(waiting, 15) is not used
 
 
 async def test_busy_callers_leave_no_trace() -> None:

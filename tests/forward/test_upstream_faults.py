@@ -249,7 +249,7 @@ async def test_a_close_delimited_body_ends_with_the_connection() -> None:
 async def test_a_close_delimited_body_that_ends_by_a_reset_is_not_whole() -> None:
     async def answer(seen: Seen, wire: Wire) -> None:
         wire.write(OK + b"\r\nhello")
-        await asyncio.wait_for(arrived.wait(), 5)
+        await asyncio.wait_for(arrived.wait(), 15)
         wire.reset()
 
     arrived = asyncio.Event()

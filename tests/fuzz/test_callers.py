@@ -311,6 +311,6 @@ async def answers(caller: Caller, asked: list[bytes | None]) -> None:
 
 
 async def nothing_left_of(one: Whole) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while one.product.app._callers.open or one.product.app._pool.counts["active"]:  # noqa: ASYNC110
             await asyncio.sleep(0)

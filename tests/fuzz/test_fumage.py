@@ -265,6 +265,6 @@ async def answer_and_compare(one: Whole, parts: list[bytes], method: str, *, fin
     assert (await fetch(product.port)).body == PATIENT
     assert not one.faults
     assert all(record.defect is None for record in product.records)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while product.app._callers.open or product.app._pool.counts["active"]:  # noqa: ASYNC110
             await asyncio.sleep(0)
