@@ -17,7 +17,23 @@ def pause(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr("proxy.app._PAUSE", seconds)
 
 
-@pytest.mark.parametrize("drain_timeout", ["0s", "25s"])
+async def half_answered(product: Product, caller: Caller) -> asyncio.Event:
+    """Half of an answer is here, whose head said keep-alive; the event lets the rest come."""
+    go = asyncio.Event()
+
+    async def slow(seen: Seen, wire: Wire) -> None:
+        wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+        await go.wait()
+        wire.write(b"cd")
+
+    product.fumage.script += [slow]
+    caller.write(build())
+    while b"ab" not in caller.buffer:
+        await caller.more()
+    return go
+
+
+@pytest.mark.parametrize("drain_timeout", ["0s", "200s"])
 async def test_a_connection_that_brought_no_request_is_closed_at_once(
     drain_timeout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,17 +96,7 @@ async def test_what_comes_behind_an_answer_that_ends_later_is_told_to_come_again
     pause(monkeypatch, 0.05)
     async with Product() as product, await Caller.connect(product.port) as caller:
         await ready(product)
-        go = asyncio.Event()
-
-        async def slow(seen: Seen, wire: Wire) -> None:
-            wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
-            await go.wait()
-            wire.write(b"cd")
-
-        product.fumage.script += [slow]
-        caller.write(build())
-        while b"ab" not in caller.buffer:
-            await caller.more()
+        go = await half_answered(product, caller)
         drained = asyncio.create_task(product.app.drain())
         await until(lambda: product.app._phase.draining)
         await caller.send(build("POST", body=b"{}"))
@@ -149,17 +155,7 @@ async def test_draining_waits_until_the_last_byte_of_an_answer_is_out() -> None:
 async def test_a_connection_that_was_promised_to_stay_does_not_hold_up_the_drain() -> None:
     """The answer's head said keep-alive before the signal came."""
     async with Product(drain_timeout="50s") as product, await Caller.connect(product.port) as caller:
-        go = asyncio.Event()
-
-        async def slow(seen: Seen, wire: Wire) -> None:
-            wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
-            await go.wait()
-            wire.write(b"cd")
-
-        product.fumage.script += [slow]
-        caller.write(build())
-        while b"ab" not in caller.buffer:
-            await caller.more()
+        go = await half_answered(product, caller)
         drained = asyncio.create_task(product.app.drain())
         await until(lambda: product.app._callers.draining)
         go.set()
