@@ -137,6 +137,7 @@ class Pipe(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Wait until the kernel has taken all (with TLS: all but 64 KiB)."""
+        await asyncio.sleep(0)  # or the loop never comes to tell that the peer is gone: that does not stall
         await self.pulse.until(
             lambda: not self.stalled or self.lost, self.patience, lambda: "the peer does not read"
         )
