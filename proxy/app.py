@@ -4,7 +4,6 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -368,14 +367,12 @@ class App:
         await asyncio.sleep(_SETTLE)
         pause = _PAUSE if settings.drain_timeout > _PAUSE else 0.0
         self._callers.drain(pause)
-        try:
-            async with asyncio.timeout(settings.drain_timeout):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._callers.gone()
-                self._phase.draining = True
-                await self._callers.gone()
-        except TimeoutError:
+        gone = asyncio.create_task(self._callers.gone())
+        await asyncio.wait([gone], timeout=pause)
+        self._phase.draining = True
+        await asyncio.wait([gone], timeout=settings.drain_timeout - pause)
+        if not gone.done():
+            await end(gone)
             log.warning("drain_timeout is over; %d connections are broken off.", len(self._callers.open))
 
     async def close(self) -> None:

@@ -37,7 +37,7 @@ class Deadlines(Generic[Key]):
             del since[key]  # it goes to the end
         since[key] = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self.seconds, self._tick)
+            self._set_timer()
 
     def stop(self, key: Key) -> None:
         self._since.pop(key, None)

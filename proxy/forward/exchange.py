@@ -96,7 +96,6 @@ class Exchange:
         "_pump",
         "_record",
         "_request",
-        "_request_id",
         "_sent_at",
         "_strand",
         "_token",
@@ -116,9 +115,9 @@ class Exchange:
         if request.body is not None:
             self._upload = Upload(request, request.body, parts.replay_limit, parts.replay_memory)
         given = request.noted.get(b"x-request-id")
-        self._request_id = given if given is not None else hexlify(getrandbits(128).to_bytes(16))
+        request_id = given if given is not None else hexlify(getrandbits(128).to_bytes(16))
         self._record = record = Record(
-            parts.clock.now(), request.method, request.target, self._request_id, own_id=given is None
+            parts.clock.now(), request.method, request.target, request_id, own_id=given is None
         )
         self._delivery = Delivery(request, caller, record, parts.guard, parts.links, parts.body_links)
 
@@ -195,7 +194,7 @@ class Exchange:
 
     def _head(self) -> bytes:
         """The head of our request, for `authorized`."""
-        parts, request, memo = self._parts, self._request, self._request.memo
+        parts, request, record, memo = self._parts, self._request, self._record, self._request.memo
         if memo is None:
             fields = self._fields()
         else:
@@ -203,7 +202,7 @@ class Exchange:
                 memo.head, memo.by = self._fields(), parts
             fields = memo.head
         path = parts.origin.path if request.target != b"*" else b""
-        own = None if b"x-request-id" in request.noted else self._request_id
+        own = record.request_id if record.own_id else None
         return request_head(request.method, path, request.target, fields, own)
 
     def _fields(self) -> bytes:

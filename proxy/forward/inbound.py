@@ -14,7 +14,6 @@ from proxy.rules.errors import CallerTooSlow, MalformedRequest, ProxyError, TooM
 
 if TYPE_CHECKING:
     from proxy.forward.callers import Callers
-    from proxy.forward.deadlines import Deadlines
 
 _AHEAD = 64 * 1024  # bytes of pipelined requests that wait for their turn
 _PIECE = 4 * 1024  # of them are looked at together: each time they are copied
@@ -144,15 +143,12 @@ class CallerConnection(asyncio.Protocol):
     def head_timed_out(self) -> None:
         if self._reader.partial:
             self._refuse(CallerTooSlow("The request head did not arrive within client_timeout."))
-        else:
-            self._close_unless_used(self._callers.head)
+        elif not self.close_if_unused():
+            self._callers.head.start(self)
 
     def idle_timed_out(self) -> None:
-        self._close_unless_used(self._callers.idle)
-
-    def _close_unless_used(self, deadlines: "Deadlines[CallerConnection]") -> None:
         if not self.close_if_unused():
-            deadlines.start(self)
+            self._callers.idle.start(self)
 
     def close_if_unused(self) -> bool:
         """Close, unless a request or a part of one has come, or an answer is not out yet; whether it did."""

@@ -9,6 +9,7 @@ another. Before any other wait (for a token, a free connection, a slow caller) i
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from inspect import CORO_CLOSED, CORO_RUNNING, getcoroutinestate
 from types import coroutine
 from typing import Any, Protocol
 
@@ -34,12 +35,10 @@ async def news(source: Source) -> None:
 class Strand:
     """Drives coroutines, one after the other."""
 
-    __slots__ = ("_coroutine", "_done", "_loop", "_running", "_steps", "_task")
+    __slots__ = ("_coroutine", "_loop", "_steps", "_task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
-        self._running = False
-        self._done = True
         self._task: asyncio.Task[None] | None = None
 
     # --- for the coroutine ---
@@ -67,14 +66,13 @@ class Strand:
     @property
     def running(self) -> bool:
         """Whether it is this coroutine's own code that asks."""
-        return self._running or (self._task is not None and self._task is asyncio.current_task())
+        return getcoroutinestate(self._coroutine) == CORO_RUNNING
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run the coroutine up to its first wait that is not over yet. The one before must have ended."""
         self._coroutine = coroutine
         self._steps = coroutine.__await__()
         self._task = None
-        self._done = False
         self._step()
 
     def cancel(self) -> None:
@@ -84,22 +82,16 @@ class Strand:
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        elif not self._done:
+        elif getcoroutinestate(self._coroutine) != CORO_CLOSED:
             self._step(asyncio.CancelledError())
 
     def _step(self, error: BaseException | None = None) -> None:
-        self._running = True
         try:
             # `next` with a default spares the StopIteration with which `send` tells the end.
             waits = next(self._steps, _OVER) if error is None else self._coroutine.throw(error)
             if waits is None:
                 self._task = self._loop.create_task(self._coroutine)
-            elif waits is _OVER:
-                self._done = True
         except (StopIteration, asyncio.CancelledError):
-            self._done = True
+            pass
         except Exception as failure:
-            self._done = True
             self._loop.call_exception_handler({"message": "An exchange failed.", "exception": failure})
-        finally:
-            self._running = False

@@ -31,9 +31,6 @@ STATUSES = {0: "0"} | {int(status): str(int(status)) for status in HTTPStatus}
 
 
 _KIND = attrgetter("method", "route", "status", "origin")
-_REQUEST_BYTES = attrgetter("request_bytes")
-_RESPONSE_BYTES = attrgetter("response_bytes")
-_REPLAY = attrgetter("replay")
 
 
 class Tally:
@@ -76,10 +73,11 @@ class Tally:
         self.seconds += _observe(self.durations, durations)
         upstream = [seconds for record in records if (seconds := record.upstream_seconds)]
         self.upstream_seconds += _observe(self.upstream_durations, upstream)
-        self.request_bytes += sum(map(_REQUEST_BYTES, records))
-        self.response_bytes += sum(map(_RESPONSE_BYTES, records))
-        for word in filter(None, map(_REPLAY, records)):
-            self.replays[word] += 1  # one that is not in REPLAYS is a defect of ours
+        for record in records:
+            self.request_bytes += record.request_bytes
+            self.response_bytes += record.response_bytes
+            if record.replay:
+                self.replays[record.replay] += 1  # a word that is not in REPLAYS is a defect of ours
 
     @property
     def requests(self) -> dict[tuple[str, str, str, str, str], int]:

@@ -9,7 +9,7 @@ METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH
 class Record:
     """One request, for its log line and its figures. Times in seconds by the clock that `started` is of.
 
-    Holds what must not be logged (target, query, request_id): only `watch` decides what leaves the process.
+    Holds what must not be logged (query, request_id): only `watch` decides what leaves the process.
     """
 
     __slots__ = (
@@ -31,7 +31,6 @@ class Record:
         "route",
         "started",
         "status",
-        "target",
         "upstream_seconds",
     )
 
@@ -41,7 +40,6 @@ class Record:
         self.started = started
         self.ended = started
         self.method = method
-        self.target = target
         self.request_id = request_id
         self.own_id = own_id  # `request_id` is not the caller's
         self.status = 0  # 0: the caller was gone before an answer began

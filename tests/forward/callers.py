@@ -1,17 +1,9 @@
-"""Callers that do not read, and a way to wait for the product's inner state."""
+"""Callers that do not read."""
 
 import asyncio
 import socket
-from collections.abc import Callable
 
 from tests.support.caller import Caller
-
-
-async def until(predicate: Callable[[], object]) -> None:
-    """Let the loop turn until it is so; nothing signals what the product does inside."""
-    async with asyncio.timeout(10):
-        while not predicate():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 async def deaf(port: int) -> Caller:

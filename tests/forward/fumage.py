@@ -9,6 +9,7 @@ from functools import cache
 
 import trustme
 
+from tests.forward.leftovers import until
 from tests.support.caller import Answer
 from tests.support.product import Product, server_context
 
@@ -38,13 +39,6 @@ def told(answer: Answer) -> tuple[int, str, str | None, str | None]:
 
 def counts(product: Product) -> dict[str, int]:
     return product.app._pool.counts
-
-
-async def until(predicate: Callable[[], object]) -> None:
-    """For what changes inside of the product, which beats no pulse."""
-    async with asyncio.timeout(15):
-        while not predicate():  # noqa: ASYNC110 (it is no event)
-            await asyncio.sleep(0.001)
 
 
 async def quiet(product: Product, idle: int = 1) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.forward.callers import deaf, until
-from tests.forward.leftovers import issue, left, nothing_left, ready
+from tests.forward.callers import deaf
+from tests.forward.leftovers import issue, left, nothing_left, ready, until
 from tests.support.caller import Answer, Caller, Closed, Reset, build, fetch
 from tests.support.product import Product
 from tests.support.upstream import Seen, Wire, early, hang, raw, reply

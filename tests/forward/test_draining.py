@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from tests.forward.callers import deaf, until
-from tests.forward.leftovers import ready
+from tests.forward.callers import deaf
+from tests.forward.leftovers import ready, until
 from tests.support.caller import Caller, build
 from tests.support.product import Product
 from tests.support.upstream import Seen, Wire, reply

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from proxy.forward.dial import EgressProxy
-from tests.forward.fumage import authority, counts, listener, quiet, server, told, until
+from tests.forward.fumage import authority, counts, listener, quiet, server, told
+from tests.forward.leftovers import until
 from tests.support import unused_port
 from tests.support.caller import Broken, fetch
 from tests.support.emr import EMR

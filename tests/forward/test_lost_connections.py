@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from proxy.rules.errors import FumageConnectionLost
-from tests.forward.fumage import counts, quiet, quiet_product, told, until
+from tests.forward.fumage import counts, quiet, quiet_product, told
+from tests.forward.leftovers import until
 from tests.support.caller import Caller, fetch
 from tests.support.clock import FakeClock
 from tests.support.product import Product

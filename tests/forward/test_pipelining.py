@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.forward.callers import deaf, until
-from tests.forward.leftovers import nothing_left
+from tests.forward.callers import deaf
+from tests.forward.leftovers import nothing_left, until
 from tests.support.caller import Caller, Closed, build, fetch
 from tests.support.product import Product
 from tests.support.upstream import Seen, Wire, echo, reply

@@ -15,7 +15,8 @@ from proxy.forward.outbound import Connection
 from proxy.forward.pool import Pool
 from proxy.forward.strand import news
 from proxy.rules.errors import AllConnectionsBusy, FumageError, FumageRefused
-from tests.forward.fumage import counts, listener, quiet, quiet_product, told, until
+from tests.forward.fumage import counts, listener, quiet, quiet_product, told
+from tests.forward.leftovers import until
 from tests.support.caller import Caller, fetch
 from tests.support.clock import FakeClock
 from tests.support.product import Product

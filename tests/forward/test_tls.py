@@ -10,7 +10,8 @@ import pytest
 import trustme
 
 from proxy.forward.tls import TLS
-from tests.forward.fumage import authority, counts, listener, quiet, server, tls_server, told, until
+from tests.forward.fumage import authority, counts, listener, quiet, server, tls_server, told
+from tests.forward.leftovers import until
 from tests.support.caller import Broken, Caller, Cut, build, fetch
 from tests.support.product import Product, server_context, trusting
 from tests.support.upstream import (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.forward.fumage import authority, counts, quiet, server, until
+from tests.forward.fumage import authority, counts, quiet, server
+from tests.forward.leftovers import until
 from tests.support import head
 from tests.support.caller import Caller, build
 from tests.support.product import Product, trusting

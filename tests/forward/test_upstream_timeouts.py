@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.forward.fumage import counts, listener, quiet, quiet_product, told, until
+from tests.forward.fumage import counts, listener, quiet, quiet_product, told
+from tests.forward.leftovers import until
 from tests.support import chunk
 from tests.support.caller import Broken, Caller, build, fetch
 from tests.support.product import Product

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.forward.fumage import authority, quiet, quiet_product, server, told, until
+from tests.forward.fumage import authority, quiet, quiet_product, server, told
+from tests.forward.leftovers import until
 from tests.product.command import COMMAND, Running, before, running
 from tests.support import head, unused_port
 from tests.support.caller import Answer, Caller, build, fetch

@@ -295,7 +295,7 @@ class Upstream:
         await self.until(lambda: not self.wires)
         await self._server.wait_closed()
 
-    async def until(self, predicate: Callable[[], object], seconds: float = 5) -> None:
+    async def until(self, predicate: Callable[[], object], seconds: float = 15) -> None:
         """Woken at each change of state: connections, heads, body bytes."""
         await self.pulse.until(
             predicate,
