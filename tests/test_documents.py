@@ -76,7 +76,12 @@ def test_the_image_installs_nothing_that_the_lock_file_does_not_pin() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     for marker in re.findall(r"/\^(# [A-Z][a-z ]+)/", steps):
         assert lock.count(f"\n{marker}") == 1
-    assert re.search(r"^# Builds the wheel.*\nsetuptools==", lock, re.MULTILINE)
+    built_with = lock.split("# Builds the wheel", maxsplit=1)[1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    mypy, setuptools = project["build-system"]["requires"]
+    assert f"\n{mypy} " in built_with
+    assert mypy in project["project"]["optional-dependencies"]["lint"]
+    assert f"\n{setuptools.split('>=')[0]}==" in built_with
 
 
 def test_no_line_of_the_readme_writes_over_an_env_file() -> None:

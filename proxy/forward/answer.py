@@ -1,18 +1,19 @@
 """Fumage's side of one exchange as llhttp reads it: interim answers, the final head, body and end. No I/O."""
 
 import re
+from typing import Final
 
 import httptools
 
 from proxy.rules.errors import FumageNotHTTP
 from proxy.rules.headers import Fields, connection_options, note_response
 
-_START = b"HTTP/"
-_HTTP11 = b"HTTP/1.1 "
-MAX_HEAD = 256 * 1024  # bytes of an answer's head, interim answers and trailers included
+_START: Final = b"HTTP/"
+_HTTP11: Final = b"HTTP/1.1 "
+MAX_HEAD: Final = 256 * 1024  # bytes of an answer's head, interim answers and trailers included
 
 # RFC 9112 section 4 allows none of them in a reason phrase; llhttp lets them pass.
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Answer:

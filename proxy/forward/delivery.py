@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from email.utils import formatdate
+from typing import Final
 
 from proxy.forward.inbound import CallerConnection
 from proxy.forward.outbound import Answer, Connection
@@ -25,12 +26,12 @@ from proxy.rules.links import Links
 from proxy.rules.outcome import REASONS, outcome, outcome_fields
 from proxy.watch.record import Record
 
-_REJECTED = (b"Proxy-Status", b'fumage-proxy; received-status=401; details="token-rejected"')
-_BROWSER = ((b"Content-Security-Policy", b"sandbox"), (b"X-Content-Type-Options", b"nosniff"))
-_AS_IT_CAME = ("none", "length")  # framings that take nothing from us
-_LOCATIONS = frozenset((b"location", b"content-location"))
+_REJECTED: Final = (b"Proxy-Status", b'fumage-proxy; received-status=401; details="token-rejected"')
+_BROWSER: Final = ((b"Content-Security-Policy", b"sandbox"), (b"X-Content-Type-Options", b"nosniff"))
+_AS_IT_CAME: Final = ("none", "length")  # framings that take nothing from us
+_LOCATIONS: Final = frozenset((b"location", b"content-location"))
 
-_ENOUGH = 64 * 1024  # bytes that are written at a time, where a body comes in pieces of our own making
+_ENOUGH: Final = 64 * 1024  # bytes that are written at a time, where a body comes in pieces of our own making
 
 
 class Delivery:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
@@ -157,11 +157,13 @@ class Dialer:
         )
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, connection = await loop.create_connection(self._connection, sock=sock)
+            # A cast, because it does not inherit from asyncio.Protocol: see `Listeners`.
+            make = cast(Callable[[], asyncio.Protocol], self._connection)
+            _, connection = await loop.create_connection(make, sock=sock)
         except BaseException:
             sock.close()
             raise
-        return connection
+        return cast(Connection, connection)
 
 
 @asynccontextmanager

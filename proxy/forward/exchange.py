@@ -5,7 +5,7 @@ from binascii import hexlify
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import getrandbits
-from typing import Any
+from typing import Any, Final
 
 from proxy.clock import Clock
 from proxy.forward.delivery import Delivery
@@ -36,7 +36,7 @@ from proxy.token.source import TokenSource
 from proxy.watch.record import Record
 
 # RFC 9110 section 9.2.1, less TRACE: may be sent once more when a kept-alive connection turns out closed.
-_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
 @dataclass(frozen=True, slots=True)

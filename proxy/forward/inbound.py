@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.forward.look import hung_up, readable
 from proxy.forward.reader import RequestReader
@@ -15,14 +15,14 @@ from proxy.rules.errors import CallerTooSlow, MalformedRequest, ProxyError, TooM
 if TYPE_CHECKING:
     from proxy.forward.callers import Callers
 
-_AHEAD = 64 * 1024  # bytes of pipelined requests that wait for their turn
-_PIECE = 4 * 1024  # of them are looked at together: each time they are copied
-_LINGER_AT_MOST = 30.0  # seconds altogether; see CallerConnection.end
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_AHEAD: Final = 64 * 1024  # bytes of pipelined requests that wait for their turn
+_PIECE: Final = 4 * 1024  # of them are looked at together: each time they are copied
+_LINGER_AT_MOST: Final = 30.0  # seconds altogether; see CallerConnection.end
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class CallerConnection(asyncio.Protocol):
-    """One local connection. Its requests are served one after the other, in their order."""
+class CallerConnection:
+    """One local connection, an asyncio.Protocol. Its requests are served one after the other, in order."""
 
     def __init__(self, callers: "Callers", *, tcp: bool):
         self._callers = callers

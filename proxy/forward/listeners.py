@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
+from proxy.forward.inbound import CallerConnection
 from proxy.listen import BACKLOG, Bound
 
 _HANDSHAKES = 0.1  # seconds in which those that have begun come to their end
@@ -12,7 +14,7 @@ _HANDSHAKES = 0.1  # seconds in which those that have begun come to their end
 class Listeners:
     """Serves what connects to the `bound` sockets; `connection(tcp=…)` makes a connection's protocol."""
 
-    def __init__(self, bound: Sequence[Bound], connection: Callable[..., asyncio.Protocol]):
+    def __init__(self, bound: Sequence[Bound], connection: Callable[..., CallerConnection]):
         self._bound = bound
         self._connection = connection
         self._servers: list[asyncio.Server] = []
@@ -26,7 +28,10 @@ class Listeners:
             self._servers.append(server)
 
     def _protocol(self, bound: Bound) -> Callable[[], asyncio.Protocol]:
-        return partial(self._connection, tcp=bound.path is None)
+        # It does not inherit from asyncio.Protocol, since mypyc makes native classes only of those without
+        # interpreted bases; a loop asks for the methods alone.
+        made = partial(self._connection, tcp=bound.path is None)
+        return cast(Callable[[], asyncio.Protocol], made)
 
     async def stop(self) -> None:
         """Close them, and serve all connections that the kernel has completed."""

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Final, cast
 
 from proxy.forward.answer import Answer as Answer  # part of this module's face
 from proxy.forward.answer import AnswerReader
@@ -20,7 +20,7 @@ from proxy.rules.errors import (
     ProxyError,
 )
 
-HIGH_WATER = 256 * 1024  # bytes of an answer held for a caller that reads slowly; then reading stops
+HIGH_WATER: Final = 256 * 1024  # bytes of an answer held for a caller that reads slowly; then reading stops
 
 
 News = Callable[["Connection"], Awaitable[None]]  # waits for the next bytes, or for the end
@@ -37,8 +37,8 @@ def _tls_error(error: ssl.SSLError) -> FumageError:
     return FumageTLS(f"TLS with Fumage failed: {error.reason or 'unknown reason'}.")
 
 
-class Connection(asyncio.Protocol):
-    """One connection to Fumage, over TCP or TLS.
+class Connection:
+    """One connection to Fumage, over TCP or TLS: an asyncio.Protocol.
 
     `begin` and `write` send a request, `answer` waits for its head, `read` for its body; `fail` and `abort`
     end it. All waits raise the ProxyError of a connection that ends before what was waited for.

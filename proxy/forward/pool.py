@@ -4,16 +4,17 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from proxy.clock import Clock
 from proxy.forward.outbound import Connection
 from proxy.rules.errors import AllConnectionsBusy
 
-RECENT = 2.0  # seconds; a connection used so recently is most unlikely to have been closed meanwhile
+RECENT: Final = 2.0  # seconds; a connection used so recently is most unlikely to have been closed meanwhile
 # Seconds in which a server hardly closes a connection, or sends what nobody asked for: when all are busy, the
 # system call that would look for it is spared.
-_MOMENT = 0.005
-_JITTER = 0.1  # of max_age, so that connections opened together do not retire together
+_MOMENT: Final = 0.005
+_JITTER: Final = 0.1  # of max_age, so that connections opened together do not retire together
 
 
 class _Turn:
@@ -72,7 +73,7 @@ class Pool:
         `now` by the pool's clock; `recent`: only one that was used in the last two seconds, since this
         request must not be sent twice.
         """
-        if self._waiting and self._first_waiting() is not None:
+        if self._waiting:
             return None  # nobody overtakes those who wait
         while self._idle:
             connection, _ = self._idle.popitem()
@@ -134,15 +135,14 @@ class Pool:
         turn = _Turn(fresh)
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(self._busy_timeout):
-                return self._collect(await turn.granted)
-        except BaseException as error:
+            await asyncio.wait([turn.granted], timeout=self._busy_timeout)
+        except asyncio.CancelledError:
             self._give_up(turn)
-            if isinstance(error, TimeoutError):
-                raise AllConnectionsBusy(
-                    "All connections to Fumage were in use for connect_timeout."
-                ) from None
             raise
+        if not turn.granted.done():
+            self._waiting.remove(turn)
+            raise AllConnectionsBusy("All connections to Fumage were in use for connect_timeout.")
+        return self._collect(turn.granted.result())
 
     def _collect(self, granted: Connection | None) -> Connection | None:
         """What was granted, or None and the slot of a connection that has closed meanwhile."""
@@ -157,19 +157,12 @@ class Pool:
         return granted
 
     def _give_up(self, turn: _Turn) -> None:
-        if turn.granted.cancelled():
-            if turn in self._waiting:
-                self._waiting.remove(turn)
+        if not turn.granted.done():
+            self._waiting.remove(turn)
         elif (connection := self._collect(turn.granted.result())) is not None:
             self.release(connection, self._now())
         else:
             self._free_slot()
-
-    def _first_waiting(self) -> _Turn | None:
-        """The first who still waits: one whose task was cancelled stands here until that task runs."""
-        while self._waiting and self._waiting[0].granted.done():
-            self._waiting.popleft()
-        return self._waiting[0] if self._waiting else None
 
     def _grant(self, connection: Connection | None) -> None:
         if connection is not None:
@@ -182,7 +175,7 @@ class Pool:
 
     def _offer_slot(self) -> None:
         """Let the first who waits open a connection, if the limit allows."""
-        if len(self._open) + self._dialing < self._limit and self._first_waiting() is not None:
+        if len(self._open) + self._dialing < self._limit and self._waiting:
             self._dialing += 1
             self._grant(None)
 
@@ -195,8 +188,8 @@ class Pool:
                 connection.abort()
             return
         connection.kept_alive = True
-        if self._waiting and (turn := self._first_waiting()) is not None:
-            if turn.fresh:
+        if self._waiting:
+            if self._waiting[0].fresh:
                 connection.close()  # which lets that one open its own
             else:
                 self._grant(connection)

@@ -7,6 +7,7 @@ spaces and version, Host, framing of HTTP/1.0, and where one message ends and th
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import httptools
 
@@ -22,11 +23,11 @@ from proxy.rules.errors import (
 from proxy.rules.guard import split_target
 from proxy.rules.headers import Fields, note_request, section, without
 
-_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_VERSIONS = {b" HTTP/1.1\r\n": True, b" HTTP/1.0\r\n": False}
+_TOKEN: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_VERSIONS: Final = {b" HTTP/1.1\r\n": True, b" HTTP/1.0\r\n": False}
 # What llhttp takes for a path and query, less what needs a second look.
-_PLAIN_LINE = re.compile(rb"(GET|HEAD|DELETE) (/[!\"$-~]*) HTTP/1\.1\r\n")
-_OF_ONE_MESSAGE = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
+_PLAIN_LINE: Final = re.compile(rb"(GET|HEAD|DELETE) (/[!\"$-~]*) HTTP/1\.1\r\n")
+_OF_ONE_MESSAGE: Final = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
 _UPGRADE = frozenset((b"upgrade",))
 _LONGEST_METHOD = 31  # the longest registered one, UPDATEREDIRECTREF, has 17
 _LONGEST_LENGTH = 19  # digits; llhttp bounds the value only, and int() refuses 5,000 zeros
@@ -151,7 +152,7 @@ class RequestReader:
     def _remember(self, raw: bytes, request: Request) -> None:
         """Keep what `again` may use: not where a field says something of this message alone."""
         self._before = None
-        if request.http11 and self.keep_alive and not (_OF_ONE_MESSAGE & request.noted.keys()):
+        if request.http11 and self.keep_alive and _OF_ONE_MESSAGE.isdisjoint(request.noted):
             request.memo = Memo()
             self._before = (raw[raw.index(b"\r\n") + 2 :], request.fields, request.noted, request.memo)
 

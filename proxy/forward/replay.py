@@ -1,10 +1,12 @@
 """The caller's body on its way to Fumage, and the bounded copy of it that a replay needs."""
 
+from typing import Final
+
 from proxy.forward.outbound import Connection
 from proxy.forward.request import Request, RequestBody
 from proxy.rules.headers import trailer_lines
 
-GATHER = 64 * 1024  # bytes that are received before a connection to Fumage is taken
+GATHER: Final = 64 * 1024  # bytes that are received before a connection to Fumage is taken
 
 
 class ReplayMemory:

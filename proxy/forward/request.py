@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from proxy.rules.errors import ProxyError
 from proxy.rules.headers import Fields
 
-HIGH_WATER = 256 * 1024  # bytes of a body held for a Fumage that reads slowly; then reading stops
+HIGH_WATER: Final = 256 * 1024  # bytes of a body held for a Fumage that reads slowly; then reading stops
 
 
 class RequestBody:

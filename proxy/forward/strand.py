@@ -8,12 +8,10 @@ another. Before any other wait (for a token, a free connection, a slow caller) i
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
-from inspect import CORO_CLOSED, CORO_RUNNING, getcoroutinestate
-from types import coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Final, Protocol, cast
 
-_OVER = object()
+_OVER: Final = object()
 
 
 class Source(Protocol):
@@ -32,47 +30,64 @@ async def news(source: Source) -> None:
         source.on_news = None
 
 
+class _Yielding:
+    """To await it hands these values, one after the other, to who drives the coroutine."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, *values: object):
+        self._values = values
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return cast(Generator[Any, Any, None], iter(self._values))  # an iterator will do (PEP 492)
+
+
+_NEWS: Final = _Yielding("news")
+_TASK: Final = _Yielding(None)
+_NOTHING: Final = _Yielding()
+
+
 class Strand:
     """Drives coroutines, one after the other."""
 
-    __slots__ = ("_coroutine", "_loop", "_steps", "_task")
+    __slots__ = ("_coroutine", "_loop", "_over", "_source", "_stepping", "_steps", "_task")
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
+        self._source: Source | None = None  # whose news it waits for
+        self._stepping = False
+        self._over = True
 
-    # --- for the coroutine ---
+    # --- for the coroutine, to be awaited at once ---
 
-    @coroutine
-    def news(self, source: Source) -> Generator[Any, None, None]:
+    def news(self, source: Source) -> Awaitable[None]:
         """Wait for news of the source."""
         if self._task is not None:
-            yield from news(source).__await__()
-            return
+            return news(source)
+        self._source = source
         source.on_news = self._step
-        try:
-            yield source
-        finally:
-            source.on_news = None
+        return _NEWS
 
-    @coroutine
-    def as_task(self) -> Generator[None, None, None]:
+    def as_task(self) -> Awaitable[None]:
         """Be a task from here on, which may wait for whatever it likes."""
-        if self._task is None:
-            yield
+        return _TASK if self._task is None else _NOTHING
 
     # --- for who started it ---
 
     @property
     def running(self) -> bool:
         """Whether it is this coroutine's own code that asks."""
-        return getcoroutinestate(self._coroutine) == CORO_RUNNING
+        if self._task is not None:
+            return asyncio.current_task(self._loop) is self._task
+        return self._stepping
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run the coroutine up to its first wait that is not over yet. The one before must have ended."""
         self._coroutine = coroutine
         self._steps = coroutine.__await__()
         self._task = None
+        self._over = False
         self._step()
 
     def cancel(self) -> None:
@@ -82,16 +97,23 @@ class Strand:
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        elif getcoroutinestate(self._coroutine) != CORO_CLOSED:
+        elif not self._over:
             self._step(asyncio.CancelledError())
 
     def _step(self, error: BaseException | None = None) -> None:
+        if self._source is not None:
+            self._source.on_news = None
+            self._source = None
+        waits: object = _OVER
+        self._stepping = True
         try:
             # `next` with a default spares the StopIteration with which `send` tells the end.
             waits = next(self._steps, _OVER) if error is None else self._coroutine.throw(error)
-            if waits is None:
-                self._task = self._loop.create_task(self._coroutine)
         except (StopIteration, asyncio.CancelledError):
             pass
         except Exception as failure:
             self._loop.call_exception_handler({"message": "An exchange failed.", "exception": failure})
+        self._stepping = False
+        if waits is None:
+            self._task = self._loop.create_task(self._coroutine)
+        self._over = waits is _OVER

@@ -7,8 +7,9 @@ lower layer, which is where uvloop 0.23 loses it when the peer closes. And a res
 """
 
 import ssl
+from typing import Final
 
-_RECORD = 16384  # the plain bytes of the largest record (RFC 8446 section 5.1)
+_RECORD: Final = 16384  # the plain bytes of the largest record (RFC 8446 section 5.1)
 
 
 class TLS:

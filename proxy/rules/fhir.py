@@ -8,7 +8,7 @@ only after decoding or cleaning up is `other`.
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from proxy.rules.fhir_lists import (
@@ -21,7 +21,7 @@ from proxy.rules.fhir_lists import (
     WELL_KNOWN,
 )
 
-OTHER = "other"
+OTHER: Final = "other"
 
 # More would make a log line a place to write in; what follows is one `other`.
 MAX_PARAMETERS = 32
@@ -41,7 +41,7 @@ class Route(NamedTuple):
         return "/{id}/files/" in self.template
 
 
-NO_ROUTE = Route(OTHER, OTHER, OTHER)
+NO_ROUTE: Final = Route(OTHER, OTHER, OTHER)
 
 # Shape of the path -> method -> interaction; a method that is not here is `other`.
 # PUT, PATCH and DELETE on a type are the conditional ones (criteria in the query).
@@ -79,7 +79,7 @@ _is_operation = re.compile(rb"\$[A-Za-z][A-Za-z0-9_-]{0,63}").fullmatch
 # Most requests differ from an earlier one in an id alone, so its answer serves them all.
 _names_instance = re.compile(rb"(/?[A-Za-z]++/)%b(?=/|\Z)" % _ID).match
 _KEPT = 1024
-_LONGEST = 256  # bytes of a path whose answer is kept, so that long ones take no memory
+_LONGEST: Final = 256  # bytes of a path whose answer is kept, so that long ones take no memory
 
 
 def route(method: bytes, path: bytes) -> Route:

@@ -4,16 +4,14 @@ A head goes on as parsed parts, never as copied raw bytes. Fields lie as `(name,
 the order, case and number in which they came, up to the one join that makes them a head.
 """
 
-from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from operator import itemgetter
-from typing import NamedTuple
+from typing import Final
 
 Fields = list[tuple[bytes, bytes]]
 
 # RFC 9110 section 7.6.1, and what predates it. Content-Length is not hop-by-hop, but framing is ours: it is
 # written anew from what llhttp parsed, so that no `Connection: content-length` can take it away.
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
         b"keep-alive",
@@ -38,8 +36,8 @@ OVERRIDES = frozenset((b"x-http-method*", b"x-method-override", b"x-original-url
 _JUDGED = OVERRIDES | {b"content-encoding", b"content-type", b"if-none-exist"}
 
 # Fields of a request that do not go on as they came, or that a station looks at. All else is copied unseen.
-_TAKEN = HOP_BY_HOP | _IDENTITY | {b"host", b"content-length", b"expect"}
-_NOTED = (
+_TAKEN: Final = HOP_BY_HOP | _IDENTITY | {b"host", b"content-length", b"expect"}
+_NOTED: Final = (
     _TAKEN
     | _JUDGED
     | {
@@ -72,29 +70,30 @@ _NOT_IN_TRAILERS = (_TAKEN | _JUDGED) | frozenset(
 )
 _NOT_BEGINNING_TRAILERS = (b"x-forwarded-", b"sec-fetch-", b"access-control-", b"x-http-method")
 
-_RESPONSE_DROPPED = HOP_BY_HOP | frozenset(
+_RESPONSE_DROPPED: Final = HOP_BY_HOP | frozenset(
     (
         b"set-cookie",  # a cookie jar shared by all callers would be one more credential
         b"set-cookie2",
         b"x-request-id",  # ours is set: it is the one in the log
     )
 )
-_RESPONSE_NOTED = _RESPONSE_DROPPED | {
+_RESPONSE_NOTED: Final = _RESPONSE_DROPPED | {
     b"content-length",  # stays where it stood, for as long as it is that of what the caller gets
     b"content-location",
     b"fumage-correlation-id",
     b"location",
 }
 
-BROWSER = b"sec-fetch-*"  # noted, under this name, when there is any of the fields that only browsers send
-NOSNIFF = frozenset((b"x-content-type-options",))
-LENGTH = frozenset((b"content-length",))
+# Noted, under this name, when there is any of the fields that only browsers send.
+BROWSER: Final = b"sec-fetch-*"
+NOSNIFF: Final = frozenset((b"x-content-type-options",))
+LENGTH: Final = frozenset((b"content-length",))
 
 # True only of the bytes that Fumage sent: a body whose links are rewritten is not described by them.
 OF_THE_BYTES = frozenset((b"accept-ranges", b"content-digest", b"content-md5", b"digest", b"repr-digest"))
 
-VIA = b"1.1 fumage-proxy"
-PSEUDONYM = b"fumage-proxy"
+VIA: Final = b"1.1 fumage-proxy"
+PSEUDONYM: Final = b"fumage-proxy"
 EXPOSED = (
     b"Location, Content-Location, ETag, Last-Modified, Retry-After, Proxy-Status, X-Request-Id, "
     b"fumage-correlation-id"
@@ -142,11 +141,11 @@ def _note_rare(lower: bytes, value: bytes, noted: dict[bytes, bytes]) -> None:
     noted[name] = noted[name] + b", " + value if name in noted else value
 
 
-_UNDERSCORE = ord("_")  # a number, because `b"_" in …` takes ten times as long
-_BY_PREFIX = (b"x-forwarded-", b"sec-fetch-", b"x-http-method")
-_CONTROL = frozenset((b"close", b"", b"content-length"))  # no names of fields, or not to be taken out
-_PLAIN = frozenset((b"keep-alive", b"close"))  # Connection fields that name no field to be taken out
-_REQUEST_ID = frozenset((b"x-request-id",))
+_UNDERSCORE: Final = ord("_")  # a number, because `b"_" in …` takes ten times as long
+_BY_PREFIX: Final = (b"x-forwarded-", b"sec-fetch-", b"x-http-method")
+_CONTROL: Final = frozenset((b"close", b"", b"content-length"))  # no names of fields, or not to be taken out
+_PLAIN: Final = frozenset((b"keep-alive", b"close"))  # Connection fields that name no field to be taken out
+_REQUEST_ID: Final = frozenset((b"x-request-id",))
 
 
 def connection_options(value: bytes) -> set[bytes]:
@@ -178,7 +177,16 @@ def request_fields(host: bytes, fields: Fields, added: Fields) -> bytes:
 
 def section(fields: Fields) -> bytes:
     """The lines of the fields, each with its CRLF."""
-    return b"".join([b"%b: %b\r\n" % field for field in fields])
+    return b"".join(_lines(fields, []))
+
+
+def _lines(fields: Fields, pieces: list[bytes]) -> list[bytes]:
+    for name, value in fields:
+        pieces.append(name)
+        pieces.append(b": ")
+        pieces.append(value)
+        pieces.append(b"\r\n")
+    return pieces
 
 
 def request_head(method: bytes, path: bytes, target: bytes, fields: bytes, request_id: bytes | None) -> bytes:
@@ -199,7 +207,9 @@ def authorized(head: bytes, authorization: bytes) -> bytes:
 
 def response_head(status: int, reason: bytes, fields: Fields) -> bytes:
     """The head of an answer, whole."""
-    return b"\r\n".join((b"HTTP/1.1 %d %b" % (status, reason), *map(b": ".join, fields), b"", b""))
+    pieces = _lines(fields, [b"HTTP/1.1 ", str(status).encode(), b" ", reason, b"\r\n"])
+    pieces.append(b"\r\n")
+    return b"".join(pieces)
 
 
 def note_response(headers: Fields) -> tuple[Fields, dict[bytes, bytes]]:
@@ -207,58 +217,12 @@ def note_response(headers: Fields) -> tuple[Fields, dict[bytes, bytes]]:
 
     Location and Content-Location go on as they came: what links make of them is the exchange's.
     """
-    # A server sends the same fields in one order again and again, so what becomes of them is decided once
-    # for a sequence of names. Values decide only where Connection names a field, and where one comes twice.
-    if len(headers) > 1:
-        names, values = zip(*headers)  # noqa: B905 (pairs; being told `strict` takes half as long again)
-        plan = _PLANS.get(names)
-        if plan is None:
-            plan = _remember(names)
-        if plan.holds:
-            noted = dict(zip(plan.noted, plan.values(values)))  # noqa: B905 (the same)
-            if noted.get(b"connection", b"close").lower() in _PLAIN:
-                return list(plan.kept(headers)), noted
-    return _note_each(headers)
-
-
-class _Plan(NamedTuple):
-    """What becomes of the fields of an answer that have these names; `holds` if the names alone say it."""
-
-    holds: bool
-    noted: tuple[bytes, ...]
-    values: Callable[[Sequence[bytes]], tuple[bytes, ...]]  # those of the noted fields, of all values
-    kept: Callable[[Fields], tuple[tuple[bytes, bytes], ...]]
-
-    @classmethod
-    def of(cls, names: Sequence[bytes]) -> "_Plan":
-        lower = [name.lower() for name in names]
-        noted = [at for at, name in enumerate(lower) if name in _RESPONSE_NOTED]
-        kept = [at for at, name in enumerate(lower) if name not in _RESPONSE_DROPPED]
-        unique = tuple(dict.fromkeys(lower[at] for at in noted))
-        holds = len(unique) == len(noted) > 1 and len(kept) > 1  # of one, itemgetter makes no tuple
-        return cls(holds, unique, itemgetter(*noted or (0,)), itemgetter(*kept or (0,)))
-
-
-_MOST_PLANS, _LONGEST_PLAN = 256, 4096  # names are the server's choice: together, and bytes of one
-_PLANS: dict[tuple[bytes, ...], _Plan] = {}
-
-
-def _remember(names: tuple[bytes, ...]) -> _Plan:
-    plan = _Plan.of(names)
-    if sum(map(len, names)) <= _LONGEST_PLAN:
-        if len(_PLANS) >= _MOST_PLANS:
-            del _PLANS[next(iter(_PLANS))]
-        _PLANS[names] = plan
-    return plan
-
-
-def _note_each(headers: Fields) -> tuple[Fields, dict[bytes, bytes]]:
     kept: Fields = []
     noted: dict[bytes, bytes] = {}
     for field in headers:
-        lower = field[0].lower()
+        name, value = field
+        lower = name.lower()
         if lower in _RESPONSE_NOTED:
-            value = field[1]
             noted[lower] = noted[lower] + b", " + value if lower in noted else value
             if lower in _RESPONSE_DROPPED:
                 continue

@@ -3,11 +3,12 @@ code that does it and what it needs stay in the processor's caches."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from proxy.watch.record import Record
 
-_SOON = 0.1  # seconds that a record may wait
-_MANY = 64  # records that are looked at together; more would hold up requests for milliseconds
+_SOON: Final = 0.1  # seconds that a record may wait
+_MANY: Final = 64  # records that are looked at together; more would hold up requests for milliseconds
 
 
 class Batch:

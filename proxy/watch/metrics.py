@@ -9,7 +9,7 @@ from functools import cached_property
 from http import HTTPStatus
 from itertools import accumulate, product
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.rules.fhir import OTHER, Route
 from proxy.watch.record import METHODS, Record
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported at the first scrape: it would be a tenth of the ti
     from prometheus_client.core import CounterMetricFamily
 
 # Seconds. A refusal takes under 1 ms, an answer of Canvas 30 ms to some seconds, timeouts are 10 and 60.
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 # What labels may say. Series known beforehand exist from the start, so that their first increase shows.
 REPLAYS = ("ok", "rejected", "suppressed", "too_large", "no_token")
@@ -30,7 +30,7 @@ STORE_OUTCOMES = ("hit", "fetched", "fallback")
 STATUSES = {0: "0"} | {int(status): str(int(status)) for status in HTTPStatus}
 
 
-_KIND = attrgetter("method", "route", "status", "origin")
+_KIND: Final = attrgetter("method", "route", "status", "origin")
 
 
 class Tally:
@@ -69,11 +69,14 @@ class Tally:
         """Count requests that are over."""
         # Few methods, routes and statuses get through to here; what of them becomes a label, `requests` says.
         self._requests.update(map(_KIND, records))
-        durations = [record.ended - record.started for record in records]
-        self.seconds += _observe(self.durations, durations)
-        upstream = [seconds for record in records if (seconds := record.upstream_seconds)]
-        self.upstream_seconds += _observe(self.upstream_durations, upstream)
+        durations, upstream_durations = self.durations, self.upstream_durations
         for record in records:
+            seconds = record.ended - record.started
+            durations[bisect_left(BUCKETS, seconds)] += 1
+            self.seconds += seconds
+            if seconds := record.upstream_seconds:
+                upstream_durations[bisect_left(BUCKETS, seconds)] += 1
+                self.upstream_seconds += seconds
             self.request_bytes += record.request_bytes
             self.response_bytes += record.response_bytes
             if record.replay:
@@ -224,13 +227,6 @@ def _counter(
     for values, count in series.items():
         family.add_metric(values, count)
     return family
-
-
-def _observe(counts: list[int], durations: list[float]) -> float:
-    """Count each in its bucket; their sum."""
-    for seconds in durations:
-        counts[bisect_left(BUCKETS, seconds)] += 1
-    return sum(durations)
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:

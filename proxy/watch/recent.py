@@ -5,17 +5,18 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.clock import Clock
 from proxy.rules.errors import ProxyError
 from proxy.rules.fhir import OTHER
 from proxy.watch.record import METHODS, Record
 
-WINDOW = 10.0  # seconds
+WINDOW: Final = 10.0  # seconds
 WINDOWS = 30  # kept, besides the one that runs
 ERRORS = 20  # kept; the same one again is counted
 _STEP = 1.2  # from one bound of latencies to the next: a percentile is right within a tenth
-_BOUNDS = tuple(0.0005 * _STEP**step for step in range(70))  # seconds; up to 145 s
+_BOUNDS: Final = tuple(0.0005 * _STEP**step for step in range(70))  # seconds; up to 145 s
 
 # Errors that Fumage answers with, by status or by what became of the replay: what happened, and what to do.
 _FUMAGE: dict[object, tuple[str, str]] = {

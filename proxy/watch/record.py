@@ -1,9 +1,13 @@
 """What is known of one request when it is over."""
 
+from typing import Final
+
 from proxy.rules.fhir import NO_ROUTE, route
 
 # What a log line or a label says of a method; all others are `other`.
-METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+METHODS: Final = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+}
 
 
 class Record:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tests.bench import compare, growth, record, relay, rounds, save, table
 from tests.bench.figures import BASELINE, MEASURES, PRODUCT, Results, Samples
+from tests.bench.installed import installed
 from tests.bench.machine import Cores, on_cpu, wait_for
 from tests.bench.parties import parties
 from tests.bench.rounds import Plan, tell
@@ -80,9 +81,15 @@ def _words(*known: str) -> Callable[[str], list[str]]:
 
 
 def _run(args: argparse.Namespace) -> Results:
+    tell("the product is built and installed")
+    with installed(args.python) as python:
+        return _measure(args, python)
+
+
+def _measure(args: argparse.Namespace, python: str) -> Results:
     cores = Cores.of_this_machine()
-    plan, skipped = _plan(args, cores)
-    about = record.machine(), record.python_record(args.python), record.versions(plan.parties)
+    plan, skipped = _plan(args, python, cores)
+    about = record.machine(), record.python_record(python), record.versions(plan.parties)
     with tempfile.TemporaryDirectory() as folder, on_cpu(cores.load):
         upstream, nginx = start_upstream(Path(folder), cpu=cores.upstream)
         with closing(nginx):
@@ -93,8 +100,8 @@ def _run(args: argparse.Namespace) -> Results:
                 for scheme in args.schemes
                 if set(plan.measures) & set(rounds.MEASURES)
             }
-            far = _far(upstream, plan, args.python)
-            grown = growth.measure(upstream, plan, args.python) if "growth" in plan.measures else {}
+            far = _far(upstream, plan, python)
+            grown = growth.measure(upstream, plan, python) if "growth" in plan.measures else {}
     return Results(
         machine=about[0],
         python=about[1],
@@ -115,9 +122,9 @@ def _far(upstream: Upstream, plan: Plan, python: str) -> Samples:
     return relay.measure(upstream, python=python, cpu=plan.cores.party)
 
 
-def _plan(args: argparse.Namespace, cores: Cores) -> tuple[Plan, dict[str, str]]:
+def _plan(args: argparse.Namespace, python: str, cores: Cores) -> tuple[Plan, dict[str, str]]:
     """What can be measured of what was asked for, and why the rest cannot."""
-    known = parties(args.python)
+    known = parties(python)
     wanted = args.parties or ([PRODUCT, BASELINE] if args.compare else list(known))
     missing = {name: why for name in wanted if (why := known[name].missing())}
     for name, why in missing.items():

@@ -3,10 +3,12 @@
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+from tests.bench.installed import installed
 from tests.bench.machine import Server, wait_for
 from tests.bench.parties import start_fumage_proxy
 from tests.bench.upstream import BODY, Upstream, start_upstream
@@ -17,21 +19,21 @@ PIECE = bytes(1 << 16)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with installed(sys.executable) as python, tempfile.TemporaryDirectory() as folder:
         upstream, nginx = start_upstream(Path(folder), cpu=1)
         with (upstream.folder / "www" / "big").open("wb") as big:
             big.truncate(BIG)
         try:
             for scheme in ("http", "https"):
-                _measure(upstream, scheme)
+                _measure(upstream, scheme, python)
         finally:
             nginx.close()
 
 
-def _measure(upstream: Upstream, scheme: str) -> None:
+def _measure(upstream: Upstream, scheme: str, python: str) -> None:
     port = unused_port()
     began = time.monotonic()
-    proxy = start_fumage_proxy(upstream, scheme, port, cpu=0)
+    proxy = start_fumage_proxy(upstream, scheme, port, cpu=0, python=python)
     try:
         wait_for(f"http://127.0.0.1:{port}/patient", expect=BODY)
         print(f"{scheme}: exec to first answer {1000 * (time.monotonic() - began):.0f} ms")

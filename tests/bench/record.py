@@ -17,6 +17,7 @@ from tests.bench.peers import caddy_binary
 _PROBE = """
 import json, platform, ssl, sys, sysconfig
 from importlib.metadata import version
+from proxy.forward import exchange
 try:
     system = platform.freedesktop_os_release().get("ID", "")
 except OSError:
@@ -25,6 +26,7 @@ print(json.dumps({
     "implementation": platform.python_implementation(), "version": platform.python_version(),
     "config_args": sysconfig.get_config_var("CONFIG_ARGS") or "", "prefix": sys.base_prefix, "system": system,
     "openssl": ssl.OPENSSL_VERSION, "fumage-proxy": __import__("proxy").__version__,
+    "compiled": "no" if exchange.__file__.endswith(".py") else "yes",
     **{name: version(name) for name in ("aiohttp", "httptools", "uvloop")},
 }))
 """

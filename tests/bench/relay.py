@@ -19,6 +19,7 @@ from pathlib import Path
 import requests
 
 from tests.bench.figures import Samples
+from tests.bench.installed import installed
 from tests.bench.machine import Server, wait_for
 from tests.bench.parties import start_fumage_proxy
 from tests.bench.upstream import BODY, TOKEN, Upstream, start_upstream
@@ -117,10 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--python", default=sys.executable, help="runs the proxy")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with installed(args.python) as python, tempfile.TemporaryDirectory() as folder:
         upstream, nginx = start_upstream(Path(folder), cpu=None)
         with closing(nginx):
-            print(relay_table(measure(upstream, python=args.python)))
+            print(relay_table(measure(upstream, python=python)))
 
 
 if __name__ == "__main__":

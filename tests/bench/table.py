@@ -95,10 +95,11 @@ def circumstances(results: Results) -> str:
     return (
         f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"load before the run {machine['load_before']}. {python['implementation']} {python['version']} "
-        f"(optimised build: {python['optimised']}), uvloop {python['uvloop']}, httptools "
-        f"{python['httptools']}, aiohttp {python['aiohttp']}, {python['openssl']}; {peers}. Medians of "
-        f"{plan['rounds']} interleaved rounds of {plan['seconds']} s at {plan['connections']} connections, "
-        f"± half of the distance between the quartiles."
+        f"(optimised build: {python['optimised']}; data path compiled: {python['compiled']}), uvloop "
+        f"{python['uvloop']}, httptools {python['httptools']}, aiohttp {python['aiohttp']}, "
+        f"{python['openssl']}; {peers}. Medians of {plan['rounds']} interleaved rounds of "
+        f"{plan['seconds']} s at {plan['connections']} connections, ± half of the distance between the "
+        f"quartiles."
     )
 
 

@@ -29,6 +29,7 @@ def results() -> Results:
             "implementation": "CPython",
             "version": "3.13.5",
             "optimised": "yes",
+            "compiled": "yes",
             "uvloop": "0.23.0",
             "httptools": "0.9.0",
             "aiohttp": "3.14.5",
@@ -87,7 +88,7 @@ def test_curves_that_have_other_points_share_a_table(results: Results) -> None:
 def test_the_report_says_what_the_figures_belong_to_and_who_is_missing(results: Results) -> None:
     text = report(results)
     assert circumstances(results) in text
-    assert "CPython 3.13.5 (optimised build: yes)" in text
+    assert "CPython 3.13.5 (optimised build: yes; data path compiled: yes)" in text
     assert "Left out: go (no go on the path)." in text
     assert "| MB of memory after load, https | 50 | 44.4 | 44.4 to 44.4 | reached |" in text
 

@@ -10,7 +10,6 @@ from proxy.rules.headers import (
     OF_THE_BYTES,
     OVERRIDES,
     Fields,
-    _note_each,
     authorized,
     connection_options,
     loops,
@@ -219,13 +218,6 @@ def test_what_allow_judges_is_noted_and_goes_on_as_it_came(name: bytes) -> None:
 )
 def test_underscores_make_no_other_field(name: bytes) -> None:
     assert note_request([(name, b"1")]) == ([(name, b"1")], {})
-
-
-@given(fields)
-def test_a_sequence_of_names_seen_before_is_noted_like_a_new_one(headers: Fields) -> None:
-    by_hand = _note_each(headers)
-    assert note_response(headers) == by_hand
-    assert note_response(headers) == by_hand
 
 
 def test_fields_are_found_in_lines() -> None:
