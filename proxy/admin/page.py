@@ -4,7 +4,6 @@ import base64
 import hashlib
 import re
 from functools import cache
-from importlib.resources import files
 
 _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
@@ -12,6 +11,8 @@ _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 @cache
 def load() -> tuple[bytes, str]:
     """The page and its Content-Security-Policy."""
+    from importlib.resources import files  # late: it takes memory that hardly anybody needs
+
     html = files("proxy.admin").joinpath("status.html").read_bytes()
     parts = dict(_INLINE.findall(html))
     policy = (

@@ -10,6 +10,7 @@ import ssl
 from typing import Final
 
 _RECORD: Final = 16384  # the plain bytes of the largest record (RFC 8446 section 5.1)
+_PIECE: Final = 32768  # bytes that are put in at a time: a memory BIO never gives back what it once took
 
 
 class TLS:
@@ -33,11 +34,14 @@ class TLS:
         if self._below is not None:
             data = self._below.receive(data)
             self.error, self.ended = self._below.error, self._below.ended
-        self._incoming.write(data)
         chunks: list[bytes] = []
         try:
-            if self.ready or self._shake_hands():
-                self._read(chunks)
+            for start in range(0, len(data), _PIECE):
+                self._incoming.write(data[start : start + _PIECE])
+                if self.ready or self._shake_hands():
+                    self._read(chunks)
+                if self.closed_by_peer:
+                    break
         except ssl.SSLError as error:
             self.error = error
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -75,8 +79,14 @@ class TLS:
     def send(self, data: bytes) -> bytes:
         """What has to go out on the wire for these plain bytes; raises ssl.SSLError."""
         # A memory BIO takes any amount, so a write is never partial.
-        self._object.write(data)
-        return self.pending()
+        if len(data) <= _PIECE:
+            self._object.write(data)
+            return self.pending()
+        out: list[bytes] = []
+        for start in range(0, len(data), _PIECE):
+            self._object.write(data[start : start + _PIECE])
+            out.append(self.pending())
+        return b"".join(out)
 
     def pending(self) -> bytes:
         """What has to go out on the wire now: a handshake flight, an alert, a key update; often nothing."""
