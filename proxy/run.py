@@ -33,6 +33,7 @@ _CONTAINERS = ("/.dockerenv", "/run/.containerenv")  # Docker's and Podman's mar
 _OPEN_MAX = 10_240  # macOS grants no more open files, however high the hard limit is
 _OWN_FILES = 32  # event loop, log, look-ups of names, token endpoint and store, health probes
 
+_LARGE = 1 << 19  # bytes; more than what a read brings, in all its forms
 _LOGGING = frozenset(("log_level", "log_format"))
 
 log = logging.getLogger("proxy.run")
@@ -110,6 +111,15 @@ def _within(settings: Settings, files: int | None) -> Settings:
     return replace(settings, max_clients=clients, max_connections=connections)
 
 
+def _settle_memory() -> None:
+    # What was made so far lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    # glibc gives the end of the heap back after each large piece of a body, and takes it again for the next
+    # with 600 page faults a MiB, until it has seen a larger block freed (mallopt(3), M_MMAP_THRESHOLD).
+    bytes(_LARGE)
+
+
 async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> int:
     settings, stop, hangup = loaded.settings, _Stop(), asyncio.Event()
     _on_hangup(hangup.set, or_end=stop.asked.set)
@@ -117,9 +127,7 @@ async def _serve(loaded: Loaded, load: Callable[[], Loaded]) -> int:
     app = App(settings, watch=_request_log(settings), lenient=lenient, stop=stop.asked)
     await app.start()
     _tell(app, loaded)
-    # What was made so far lives as long as the process: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
+    _settle_memory()
     supervisor = Supervisor(os.environ)
     supervisor.ready()
     alive = watched(supervisor.keep_alive(), app.died)

@@ -8,8 +8,10 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response
+from aiohttp.web_server import Server  # alone: all of aiohttp.web takes 2 MB more
 
 from proxy.admin.door import Door
 from proxy.admin.page import load
@@ -17,17 +19,20 @@ from proxy.listen import BACKLOG, Bound
 from proxy.rules.errors import ProxyError
 from proxy.rules.guard import Guard, split_target
 
-_Route = Callable[[web.Request], Awaitable[web.Response]]
+_Route = Callable[[BaseRequest], Awaitable[Response]]
 
 _SHUTDOWN = 1.0  # seconds that answers under way may take when the process ends
 _KEEPALIVE = 75.0  # seconds that a connection may wait for its next request, as callers' do
 CONNECTIONS = 64  # at a time, of all addresses together
+
+_READ = ("GET", "HEAD")
 
 # What every answer says: none of it is for a cache, a frame, or another site's page.
 _FIELDS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
+    "Server": "fumage-proxy",  # aiohttp's own names the versions of Python and aiohttp
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
@@ -59,20 +64,19 @@ class Health:
         return "draining: this proxy was told to stop" if self.draining else self.startup()
 
 
-def _text(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=text + "\n")
+def _text(status: int, text: str) -> Response:
+    return Response(status=status, text=text + "\n")
 
 
-def _health(reason: str | None) -> web.Response:
+def _health(reason: str | None) -> Response:
     return _text(200, "ok") if reason is None else _text(503, reason)
 
 
 class AdminServer:
     """Serves on the sockets given to `start`.
 
-    `metrics` makes body and Content-Type for an Accept field, `status` what /status tells; `catch_up`
-    is called before them. `quit` ends the
-    process as SIGTERM does; None: there is no /quitquitquit.
+    `metrics` makes body and Content-Type for an Accept field, `status` what /status tells; `catch_up` is
+    called before them. `quit` ends the process as SIGTERM does; None: there is no /quitquitquit.
     """
 
     def __init__(
@@ -91,26 +95,22 @@ class AdminServer:
         self._status = status
         self._catch_up = catch_up
         self._quit = quit
-        app = web.Application(middlewares=[_short_errors])
-        get = app.router.add_get  # and HEAD
-        get("/livez", self._livez)
-        get("/startupz", self._startupz)
-        get("/readyz", self._readyz)
-        get("/metrics", self._guarded(self._serve_metrics, any_host=True))
-        get("/status", self._guarded(self._serve_status))
-        get("/", self._guarded(self._serve_page))
+        self._routes: dict[str, tuple[tuple[str, ...], _Route]] = {
+            "/livez": (_READ, self._livez),
+            "/startupz": (_READ, self._startupz),
+            "/readyz": (_READ, self._readyz),
+            "/metrics": (_READ, self._guarded(self._serve_metrics, any_host=True)),
+            "/status": (_READ, self._guarded(self._serve_status)),
+            "/": (_READ, self._guarded(self._serve_page)),
+        }
         if quit is not None:
-            app.router.add_post("/quitquitquit", self._guarded(self._serve_quit))
-        app.on_response_prepare.append(_finish_head)
-        self._runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_SHUTDOWN, keepalive_timeout=_KEEPALIVE, logger=_library
-        )
+            self._routes["/quitquitquit"] = (("POST",), self._guarded(self._serve_quit))
+        self._server: Server | None = None
         self._listening: list[asyncio.Server] = []
 
     async def start(self, bound: Sequence[Bound]) -> None:
-        await self._runner.setup()
-        assert self._runner.server is not None
-        door = Door(self._runner.server, CONNECTIONS)
+        self._server = Server(self._answer, access_log=None, keepalive_timeout=_KEEPALIVE, logger=_library)
+        door = Door(self._server, CONNECTIONS)
         loop = asyncio.get_running_loop()
         for one in bound:
             self._listening.append(await loop.create_server(door, sock=one.sock, backlog=BACKLOG))
@@ -118,10 +118,28 @@ class AdminServer:
     async def close(self) -> None:
         for one in self._listening:
             one.close()
-        await self._runner.cleanup()
+        if self._server is not None:
+            await asyncio.sleep(0)  # requests that have come begin
+            self._server.pre_shutdown()
+            await self._server.shutdown(_SHUTDOWN)
+
+    async def _answer(self, request: BaseRequest) -> Response:
+        response = await self._routed(request)
+        response.headers.update(_FIELDS)
+        return response
+
+    async def _routed(self, request: BaseRequest) -> Response:
+        if request.path not in self._routes:
+            return _text(404, "There is no such page. See / for the status page.")
+        methods, route = self._routes[request.path]
+        if request.method not in methods:
+            response = _text(405, f"Use {' or '.join(methods)}.")
+            response.headers["Allow"] = ", ".join(methods)
+            return response
+        return await route(request)
 
     def _guarded(self, route: _Route, *, any_host: bool = False) -> _Route:
-        async def guarded(request: web.Request) -> web.Response:
+        async def guarded(request: BaseRequest) -> Response:
             try:
                 self._check(request, any_host=any_host)
             except ProxyError as error:
@@ -130,7 +148,7 @@ class AdminServer:
 
         return guarded
 
-    def _check(self, request: web.Request, *, any_host: bool) -> None:
+    def _check(self, request: BaseRequest, *, any_host: bool) -> None:
         method, target = (
             text.encode("utf-8", "surrogateescape") for text in (request.method, request.raw_path)
         )
@@ -162,31 +180,31 @@ class AdminServer:
             return False
         return True
 
-    async def _livez(self, request: web.Request) -> web.Response:
+    async def _livez(self, request: BaseRequest) -> Response:
         return _health(None)
 
-    async def _startupz(self, request: web.Request) -> web.Response:
+    async def _startupz(self, request: BaseRequest) -> Response:
         return _health(self._health.startup())
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    async def _readyz(self, request: BaseRequest) -> Response:
         return _health(self._health.readiness())
 
-    async def _serve_metrics(self, request: web.Request) -> web.Response:
+    async def _serve_metrics(self, request: BaseRequest) -> Response:
         self._catch_up()
         body, content_type = self._metrics(",".join(request.headers.getall("Accept", [])))
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        return Response(body=body, headers={"Content-Type": content_type})
 
-    async def _serve_status(self, request: web.Request) -> web.Response:
+    async def _serve_status(self, request: BaseRequest) -> Response:
         self._catch_up()
         body = json.dumps(self._status(), indent=1)
-        return web.Response(text=body + "\n", content_type="application/json")
+        return Response(text=body + "\n", content_type="application/json")
 
-    async def _serve_page(self, request: web.Request) -> web.Response:
+    async def _serve_page(self, request: BaseRequest) -> Response:
         html, policy = load()
         headers = {"Content-Security-Policy": policy, "Content-Type": "text/html; charset=utf-8"}
-        return web.Response(body=html, headers=headers)
+        return Response(body=html, headers=headers)
 
-    async def _serve_quit(self, request: web.Request) -> web.Response:
+    async def _serve_quit(self, request: BaseRequest) -> Response:
         if not _is_local(request):
             return _text(403, "Only this machine may end the proxy: ask over loopback or a unix socket.")
         assert self._quit is not None
@@ -194,34 +212,15 @@ class AdminServer:
         return _text(200, "stopping")
 
 
-@web.middleware
-async def _short_errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPNotFound:
-        return _text(404, "There is no such page. See / for the status page.")
-    except web.HTTPMethodNotAllowed as error:
-        response = _text(405, f"Use {' or '.join(sorted(error.allowed_methods))}.")
-        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-        return response
-
-
-async def _finish_head(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_FIELDS)
-    response.headers.popall("Server", None)  # it names the versions of Python and aiohttp
-
-
 # A caller that is gone already has neither a socket nor a name, and gets the strictest rules.
 
 
-def _over_unix(request: web.Request) -> bool:
+def _over_unix(request: BaseRequest) -> bool:
     sock = request.get_extra_info("socket")
     return sock is not None and sock.family not in (socket.AF_INET, socket.AF_INET6)
 
 
-def _is_local(request: web.Request) -> bool:
+def _is_local(request: BaseRequest) -> bool:
     if _over_unix(request):
         return True
     peer = request.get_extra_info("peername")

@@ -236,14 +236,12 @@ async def test_other_paths_are_404(method: str, path: str, product: Product) -> 
 
 
 @pytest.mark.parametrize("path", [*HEALTH, *GUARDED, "/metrics", "/none"])
-async def test_no_answer_is_for_a_cache_or_a_frame_or_tells_what_serves_it(
-    path: str, product: Product
-) -> None:
+async def test_no_answer_is_for_a_cache_or_a_frame_or_tells_versions(path: str, product: Product) -> None:
     answer = await fetch(product.admin_port, "GET", path)
     assert answer["Cache-Control"] == "no-store"
     assert answer["X-Content-Type-Options"] == "nosniff"
     assert answer["X-Frame-Options"] == "DENY"
-    assert answer["Server"] is None
+    assert answer["Server"] == "fumage-proxy"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
