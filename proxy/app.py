@@ -157,7 +157,7 @@ class App:
             body_links=body_links(settings),
             replay_limit=settings.replay_limit,
             replay_memory=replay_memory,
-            clock=self._clock,
+            now=self._clock.now,
             watch=self._batch,
             phase=self._phase,
         )

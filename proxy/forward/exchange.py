@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from random import getrandbits
 from typing import Any, Final
 
-from proxy.clock import Clock
 from proxy.forward.delivery import Delivery
 from proxy.forward.inbound import CallerConnection
 from proxy.forward.outbound import Answer, Connection
@@ -68,7 +67,7 @@ class Forwarder:
     body_links: BodyLinks | None
     replay_limit: int
     replay_memory: ReplayMemory
-    clock: Clock
+    now: Callable[[], float]  # a clock's, in seconds
     watch: Callable[[Record], None]
     phase: Phase
 
@@ -117,7 +116,7 @@ class Exchange:
         given = request.noted.get(b"x-request-id")
         request_id = given if given is not None else hexlify(getrandbits(128).to_bytes(16))
         self._record = record = Record(
-            parts.clock.now(), request.method, request.target, request_id, own_id=given is None
+            parts.now(), request.method, request.target, request_id, own_id=given is None
         )
         self._delivery = Delivery(request, caller, record, parts.guard, parts.links, parts.body_links)
 
@@ -225,11 +224,11 @@ class Exchange:
         parts, retryable = self._parts, self._request.method in _SAFE
         # Before a connection is taken: those who wait for a token hold none.
         self._token = parts.tokens.current() or await self._next_token()
-        now = parts.clock.now()
+        now = parts.now()
         connection = None if fresh else parts.pool.take(now, recent=not retryable)
         if connection is None:
             connection = await self._open(fresh=fresh)
-            now = parts.clock.now()
+            now = parts.now()
         self._connection = connection
         self._sent_at = now
         self._send(connection, authorized(head, self._token.authorization))
@@ -247,7 +246,7 @@ class Exchange:
                     error.advice = "Send it again."
                 raise
         finally:
-            now = parts.clock.now()
+            now = parts.now()
             self._record.upstream_seconds += now - self._sent_at
         if answer is None:
             await self._drop_connection()
@@ -264,7 +263,7 @@ class Exchange:
         await self._strand.as_task()
         parts = self._parts
         # In that turn of the loop one may have become free: the pool must not close it to make room.
-        now, recent = parts.clock.now(), self._request.method not in _SAFE
+        now, recent = parts.now(), self._request.method not in _SAFE
         connection = None if fresh else parts.pool.take(now, recent=recent)
         if connection is None:
             connection = await parts.pool.open(fresh=fresh)
@@ -306,7 +305,7 @@ class Exchange:
     async def _drop_connection(self) -> None:
         await self._stop_pump()
         if self._connection is not None:
-            self._parts.pool.release(self._connection, self._parts.clock.now())
+            self._parts.pool.release(self._connection, self._parts.now())
             self._connection = None
 
     async def _ask_again(self, head: bytes, rejection: Answer) -> Answer:
@@ -351,7 +350,7 @@ class Exchange:
     def leave(self) -> None:
         """Leave nothing open behind, whatever happened."""
         parts, record = self._parts, self._record
-        record.ended = now = parts.clock.now()
+        record.ended = now = parts.now()
         if self._pump is not None:
             self._pump.cancel()
         if self._connection is not None:

@@ -153,7 +153,9 @@ class RequestLog:
 
 
 def _seconds(seconds: float) -> str:
-    return "%.6f" % seconds  # noqa: UP031 (mypyc makes a slow `str.format` of the other form)
+    """As `f"{seconds:.6f}"`, but of integers: to write a float down takes several times as long."""
+    micros = int(seconds * 1e6 + 0.5)
+    return f"{micros // 1_000_000}.{str(1_000_000 + micros % 1_000_000)[1:]}"
 
 
 def _parameters(record: Record) -> tuple[str, ...]:
