@@ -6,7 +6,7 @@ import random as _random
 from collections.abc import Callable, Hashable
 from typing import Literal, Protocol
 
-from cachetools import TLRUCache
+from cachetools import Cache
 
 from proxy.clock import Clock
 from proxy.rules.errors import CredentialsRefused, TokenEndpointUnavailable, TokenError
@@ -52,10 +52,11 @@ class TokenSource:
         self._key = grant.identity
         self._margin = refresh_margin
         self._clock = clock
-        self._wall = clock.wall
+        self._now, self._wall = clock.now, clock.wall
         self._random = random
         self._on_event = on_event
-        self._cache: TLRUCache[Hashable, Held] = TLRUCache(1, lambda _k, held, _t: held.use_by, clock.now)
+        # By the grant's identity; when its time is over, `_holding` says: the timed caches know one clock.
+        self._cache: Cache[Hashable, Held] = Cache(1)
         self._refresh_token: str | None = None
         self._pause = Pause()
         self._ration = Ration()
@@ -88,7 +89,7 @@ class TokenSource:
         self._count(rejected)
         current = self.current()
         if current is rejected:
-            if not self._ration.allows(self._clock.now()):
+            if not self._ration.allows(self._now()):
                 return None
             self._set_aside(sent_at)
         elif current is not None:
@@ -169,7 +170,7 @@ class TokenSource:
             held = self._cache[self._key]
         except KeyError:
             return None
-        return held if self._wall() < held.use_by_wall else None
+        return held if self._now() < held.use_by and self._wall() < held.use_by_wall else None
 
     # --- the shared fetch ---
 
@@ -179,7 +180,7 @@ class TokenSource:
     async def _fetched(self) -> TokenError | None:
         """Join the fetch under way or start one; its failure, or that which an ongoing pause is for."""
         if self._fetch is None or self._fetch.done():
-            now = self._clock.now()
+            now = self._now()
             if not self._pause.worth_waiting(now):
                 self._restore()
                 return self._pause.error
@@ -199,7 +200,7 @@ class TokenSource:
         except TokenError as exc:
             failure = exc.with_traceback(None)
         if failure:
-            self._pause.failed(failure, self._clock.now(), self._random())
+            self._pause.failed(failure, self._now(), self._random())
             self._restore()
             self._on_event("failed", failure)
         self._wake()
@@ -221,7 +222,7 @@ class TokenSource:
         return await self._grant.request()
 
     def _take(self, token: Token, grant: TokenGrant) -> TokenError | None:
-        now, wall = self._clock.now(), self._wall()
+        now, wall = self._now(), self._wall()
         held = Held.of(token, margin=self._margin, now=now, jitter=self._random())
         if now >= held.use_by or wall >= held.use_by_wall:
             return TokenEndpointUnavailable("The EMR's token had run out when it arrived.")
@@ -239,17 +240,17 @@ class TokenSource:
         """The failure as it is now: what is left of the pause is less for those that come later."""
         error = copy.copy(failure) or TokenEndpointUnavailable("The new token was rejected at once.")
         if error.retry_after is not None:
-            error.retry_after = self._pause.left(self._clock.now()) or 1.0
+            error.retry_after = self._pause.left(self._now()) or 1.0
         return error
 
     # --- rejected tokens ---
 
     def _count(self, rejected: Token, *, replay: bool = False) -> None:
-        if self._ration.rejected(rejected, self._clock.now(), replay=replay):
+        if self._ration.rejected(rejected, self._now(), replay=replay):
             self._on_event("rationed", None)
 
     def _set_aside(self, sent_at: float) -> None:
-        self._aside = self._cache.pop(self._key, None)  # None: its time was over a moment ago
+        self._aside = self._cache.pop(self._key, None)
         self._aside_sent = sent_at
         self._on_event("set aside", None)
         self._wake()
@@ -257,14 +258,14 @@ class TokenSource:
     def _restore(self) -> None:
         """Let the token set aside serve on if it was accepted since: then a path is at fault, not it."""
         if self._aside and self._aside.token.accepted_at > self._aside_sent:
-            self._cache[self._key] = self._aside  # which lets it go if its time is over
+            self._cache[self._key] = self._aside
             self._aside = None
             self._on_event("restored", None)
 
     # --- refresh ahead ---
 
     def _until_refresh(self) -> float:
-        now = self._clock.now()
+        now = self._now()
         left = self._pause.left(now)
         held = self._holding()
         if held is None:

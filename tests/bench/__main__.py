@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.bench import compare, growth, record, relay, rounds, save, table
 from tests.bench.figures import BASELINE, MEASURES, PRODUCT, Results, Samples
 from tests.bench.installed import installed
-from tests.bench.machine import Cores, on_cpu, wait_for
+from tests.bench.machine import Cores, memory_folder, on_cpu, wait_for
 from tests.bench.parties import parties
 from tests.bench.rounds import Plan, tell
 from tests.bench.upstream import TOKEN_ANSWER, Upstream, start_upstream
@@ -90,7 +90,7 @@ def _measure(args: argparse.Namespace, python: str) -> Results:
     cores = Cores.of_this_machine()
     plan, skipped = _plan(args, python, cores)
     about = record.machine(), record.python_record(python), record.versions(plan.parties)
-    with tempfile.TemporaryDirectory() as folder, on_cpu(cores.load):
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder, on_cpu(cores.load):
         upstream, nginx = start_upstream(Path(folder), cpu=cores.upstream)
         with closing(nginx):
             wait_for(upstream.token_url, expect=TOKEN_ANSWER)

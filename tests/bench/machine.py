@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 _EGRESS = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")  # what is measured is loopback alone
 _DIRECTLY = urllib.request.ProxyHandler({})
+_IN_MEMORY = "/dev/shm"
 _ALL_CORES = f"0-{(os.cpu_count() or 1) - 1}"
 
 
@@ -91,6 +92,11 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def memory_folder() -> str | None:
+    """Where files are in memory, so that no log waits for a disk; None if there is no such place."""
+    return _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None
 
 
 def without_egress(environ: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
