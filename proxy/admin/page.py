@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from functools import cache
+from pathlib import Path
 
 _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
@@ -11,9 +12,7 @@ _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 @cache
 def load() -> tuple[bytes, str]:
     """The page and its Content-Security-Policy."""
-    from importlib.resources import files  # late: it takes memory that hardly anybody needs
-
-    html = files("proxy.admin").joinpath("status.html").read_bytes()
+    html = Path(__file__).with_name("status.html").read_bytes()
     parts = dict(_INLINE.findall(html))
     policy = (
         "default-src 'none'",

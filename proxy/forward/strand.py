@@ -43,7 +43,7 @@ class _Yielding:
 
 
 _NEWS: Final = _Yielding("news")
-_TASK: Final = _Yielding(None)
+_TASK: Final = _Yielding(None)  # of which `_step` makes a task
 _NOTHING: Final = _Yielding()
 
 

@@ -78,13 +78,9 @@ class TLS:
 
     def send(self, data: bytes) -> bytes:
         """What has to go out on the wire for these plain bytes; raises ssl.SSLError."""
-        # A memory BIO takes any amount, so a write is never partial.
-        if len(data) <= _PIECE:
-            self._object.write(data)
-            return self.pending()
         out: list[bytes] = []
         for start in range(0, len(data), _PIECE):
-            self._object.write(data[start : start + _PIECE])
+            self._object.write(data[start : start + _PIECE])  # never partial: a memory BIO takes any amount
             out.append(self.pending())
         return b"".join(out)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported at the first scrape: it would be a tenth of the ti
 
 # A refusal takes under 1 ms, an answer of Canvas 30 ms to some seconds, timeouts are 10 and 60 s.
 _MILLISECONDS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000)
-BUCKETS: Final = tuple(each / 1000 for each in _MILLISECONDS)  # seconds
+BUCKETS: Final = tuple(each / 1000 for each in _MILLISECONDS)  # seconds; of no known length, for mypyc's sake
 
 # What labels may say. Series known beforehand exist from the start, so that their first increase shows.
 REPLAYS = ("ok", "rejected", "suppressed", "too_large", "no_token")
