@@ -51,6 +51,18 @@ def test_what_only_one_run_has_measured_is_not_compared() -> None:
     assert changes({"https": {"fumage-proxy": {GUARDED: RECORDED}}}, run(RECORDED), **both) == []
 
 
+def test_memory_after_other_loads_is_not_compared() -> None:
+    def after(*loads: str) -> Figures:
+        figures = dict.fromkeys((*loads, "rss.loaded"), RECORDED)
+        return {"https": {"fumage-proxy": figures, "aiohttp": figures}}
+
+    def compared(now: Figures, then: Figures) -> list[str]:
+        return [one.figure for one in changes(now, then, product="fumage-proxy", baseline="aiohttp")]
+
+    assert compared(after("get.cpu_us"), after("get.cpu_us", "bulk.cpu_gb")) == ["get.cpu_us"]
+    assert compared(after("get.cpu_us"), after("get.cpu_us")) == ["get.cpu_us", "rss.loaded"]
+
+
 def test_the_table_names_what_was_lost_and_what_may_be_noise() -> None:
     lost = only_change(run([60.0] * 5), run(RECORDED))
     noisy = only_change(run([48.0, 50.0, 58.0, 80.0, 90.0]), run(RECORDED))
