@@ -64,7 +64,6 @@ def measure(upstream: Upstream, scheme: str, plan: Plan, skipped: dict[str, str]
         running = _start_all(stack, upstream, scheme, plan, skipped)
         for name, one in running.items():
             found[name]["rss.idle"].append(one.server.memory() / 1e6)
-        _warm_up(running, plan)
         for number in range(plan.rounds):
             tell(f"{scheme}: round {number + 1} of {plan.rounds}")
             _round(upstream, scheme, plan, _rotated(running, number), found)
@@ -100,11 +99,6 @@ def _start_all(
     return running
 
 
-def _warm_up(running: Mapping[str, Running], plan: Plan) -> None:
-    for one in running.values():
-        _load(one, "get", plan, 1)
-
-
 def _rotated(running: Mapping[str, Running], by: int) -> list[tuple[str, Running]]:
     """Nobody is always the one that follows the heaviest."""
     pairs = list(running.items())
@@ -119,9 +113,10 @@ def _round(
     running: Sequence[tuple[str, Running]],
     found: Mapping[str, Samples],
 ) -> None:
-    for kind, kept in _KEPT.items():
-        if kind in plan.measures:
-            for name, one in running:
+    for name, one in running:
+        _load(one, "get", plan, 1)  # opens the connections anew that have been idle for too long meanwhile
+        for kind, kept in _KEPT.items():
+            if kind in plan.measures:
                 cost = _load(one, kind, plan, plan.seconds if kind == "get" else plan.short)
                 for figure in kept:
                     found[name][f"{kind}.{figure}"].append(cost[figure])

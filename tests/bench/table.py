@@ -126,11 +126,11 @@ def report(results: Results) -> str:
 _READING = """\
 Everybody writes a line a request into an access log (in memory: no disk is measured), and runs on one core,
 which it shares with nobody; only `envoy-all-cores`, Envoy with as many workers as it starts by itself, may
-run on all of them. Who sends a fixed header has no token logic. CPU is that of all processes of a party,
-from the scheduler's nanoseconds. Where a party needs less CPU than load and upstream, which share another
-core, these bound its throughput. What a party adds at one connection is the difference to a direct
-connection to the upstream, TLS and bearer included. Quote ratios: absolute figures belong to the machine
-and the moment."""
+run on all of them. Who sends a fixed header has no token logic. A second of load that is not measured goes
+before, in each round, so that connections are open. CPU is that of all processes of a party, from the
+scheduler's nanoseconds. Where a party needs less CPU than load and upstream, which share another core,
+these bound its throughput. What a party adds at one connection is the difference to a direct connection to
+the upstream, TLS and bearer included. Quote ratios: absolute figures belong to the machine and the moment."""
 
 
 def readme_part(results: Results) -> str:
