@@ -213,7 +213,10 @@ def _serve(args: argparse.Namespace) -> int:
     load = _loader(args)
     loaded = load()
     _end_on_signals()
-    from proxy.run import serve  # late for the same reason
+    from proxy.network import no_system_trust  # late for the same reason
+
+    with no_system_trust():
+        from proxy.run import serve
 
     return serve(loaded, load)
 

@@ -1,11 +1,13 @@
 """What settings and the environment lead to on the way out, told before anything is built."""
 
+import os
+import ssl
 from pathlib import Path
 
 import pytest
 import trustme
 
-from proxy.network import RULES, exempt, tls_context
+from proxy.network import RULES, exempt, no_system_trust, tls_context
 from proxy.settings import SettingsError
 from tests.settings.conftest import Place
 
@@ -158,6 +160,20 @@ def test_a_trust_store_of_the_environment_is_trusted(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(place.write("ca.pem", authority.cert_pem.bytes())))
     assert "Testing CA" in str(tls_context(place.load().settings).get_ca_certs())
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_the_systems_trust_can_be_hidden_for_a_while(
+    name: str, place: Place, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(other, raising=False)
+    path = str(place.write("ca.pem", authority.cert_pem.bytes()))
+    monkeypatch.setenv(name, path)
+    before = dict(os.environ)
+    with no_system_trust():
+        assert not ssl.create_default_context().get_ca_certs()
+    assert dict(os.environ) == before
 
 
 def test_an_egress_proxy_that_nobody_takes_may_be_anything(

@@ -57,7 +57,7 @@ class _Way:
 class ClientCredentials:
     """Asks the EMR's token endpoint for a token, in one way and as one client.
 
-    `timeout` in seconds covers the whole request. `ssl` None is the system's trust. `proxy` is the URL of an
+    `timeout` in seconds covers the whole request. `ssl` None is for plain http. `proxy` is the URL of an
     egress proxy and may carry credentials. `observe` is told of every request that came to an end.
     """
 
