@@ -1,10 +1,8 @@
 """The story of one request: admit, token, send, 401, replay, answer."""
 
 import asyncio
-from binascii import hexlify
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from random import getrandbits
 from typing import Any, Final
 
 from proxy.forward.delivery import Delivery
@@ -12,7 +10,7 @@ from proxy.forward.inbound import CallerConnection
 from proxy.forward.outbound import Answer, Connection
 from proxy.forward.pool import Pool
 from proxy.forward.replay import ReplayMemory, Upload
-from proxy.forward.request import Request
+from proxy.forward.request import Request, new_request_id
 from proxy.forward.strand import Strand
 from proxy.rules.bundle import BodyLinks
 from proxy.rules.coding import narrow
@@ -27,7 +25,7 @@ from proxy.rules.errors import (
     TokenRenewed,
 )
 from proxy.rules.guard import Guard, is_preflight, preflight_fields
-from proxy.rules.headers import VIA, authorized, loops, request_fields, request_head
+from proxy.rules.headers import VIA, Fields, authorized, loops, request_fields, request_head
 from proxy.rules.links import Links
 from proxy.rules.permissions import Permissions
 from proxy.token.grant import Token
@@ -114,7 +112,7 @@ class Exchange:
         if request.body is not None:
             self._upload = Upload(request, request.body, parts.replay_limit, parts.replay_memory)
         given = request.noted.get(b"x-request-id")
-        request_id = given if given is not None else hexlify(getrandbits(128).to_bytes(16))
+        request_id = given if given is not None else new_request_id()
         self._record = record = Record(
             parts.now(), request.method, request.target, request_id, own_id=given is None
         )
@@ -207,7 +205,7 @@ class Exchange:
     def _fields(self) -> bytes:
         parts, request = self._parts, self._request
         fields = request.fields if parts.body_links is None else narrow(request.fields)
-        added = [(b"Via", VIA)]
+        added: Fields = [(b"Via", VIA)]
         if (length := request.noted.get(b"content-length")) is not None:
             added.append((b"Content-Length", length))
         elif request.body is not None:

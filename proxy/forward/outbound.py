@@ -9,6 +9,7 @@ from proxy.forward.answer import Answer as Answer  # part of this module's face
 from proxy.forward.answer import AnswerReader
 from proxy.forward.deadlines import Deadlines
 from proxy.forward.look import watcher
+from proxy.forward.strand import Source
 from proxy.forward.tls import TLS
 from proxy.rules.errors import (
     FumageConnectionLost,
@@ -37,8 +38,8 @@ def _tls_error(error: ssl.SSLError) -> FumageError:
     return FumageTLS(f"TLS with Fumage failed: {error.reason or 'unknown reason'}.")
 
 
-class Connection:
-    """One connection to Fumage, over TCP or TLS: an asyncio.Protocol.
+class Connection(Source):
+    """One connection to Fumage, over TCP or TLS: an asyncio.Protocol. Its news: bytes, or the end.
 
     `begin` and `write` send a request, `answer` waits for its head, `read` for its body; `fail` and `abort`
     end it. All waits raise the ProxyError of a connection that ends before what was waited for.
@@ -47,6 +48,7 @@ class Connection:
     def __init__(
         self, waiting: "Deadlines[Connection] | None" = None, stalled: "Deadlines[Connection] | None" = None
     ):
+        super().__init__()
         self._waiting = waiting  # for the first byte of an answer, then for its head
         self._stalled = stalled  # between two chunks
         self._reader = AnswerReader()
@@ -54,7 +56,6 @@ class Connection:
         self._readable: Callable[[], object] = lambda: True
         self._tls: TLS | None = None
         self._tls_started: asyncio.Future[None] | None = None
-        self.on_news: Callable[[], None] | None = None  # see `proxy.forward.strand`: bytes, or the end
         self._write_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
         self._read_paused = False
@@ -206,7 +207,7 @@ class Connection:
         tls = self._tls
         if tls is None:
             self._parse(data)
-            self._tell()
+            self.tell()
             return
         data = tls.receive(data)
         if out := tls.pending():
@@ -219,12 +220,7 @@ class Connection:
             self.fail(_tls_error(tls.error))
         elif tls.ended:
             self._ended(clean=tls.closed_by_peer)
-        self._tell()
-
-    def _tell(self) -> None:
-        tell, self.on_news = self.on_news, None
-        if tell is not None:
-            tell()
+        self.tell()
 
     def _parse(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
@@ -322,8 +318,8 @@ class Connection:
             if deadlines is not None:
                 deadlines.stop(self)
         _wake(self._tls_started)
-        if self.on_news is not None:
-            asyncio.get_running_loop().call_soon(self._tell)
+        if self.listener is not None:
+            asyncio.get_running_loop().call_soon(self.tell)
         _wake(self._write_waiter)
         if self.on_close is not None:
             self.on_close(self)

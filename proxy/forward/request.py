@@ -1,13 +1,27 @@
 """A caller's request, as the stations pass it on."""
 
 import asyncio
+from binascii import hexlify
 from collections.abc import Callable
+from random import getrandbits
 from typing import Final
 
 from proxy.rules.errors import ProxyError
 from proxy.rules.headers import Fields
 
 HIGH_WATER: Final = 256 * 1024  # bytes of a body held for a Fumage that reads slowly; then reading stops
+
+_IDS: Final = 64  # that are made together
+_ID: Final = 32  # hex digits
+_ids: Final[list[bytes]] = []
+
+
+def new_request_id() -> bytes:
+    """128 random bits, in hex."""
+    if not _ids:
+        digits = hexlify(getrandbits(4 * _ID * _IDS).to_bytes(_ID * _IDS // 2))
+        _ids.extend([digits[start : start + _ID] for start in range(0, len(digits), _ID)])
+    return _ids.pop()
 
 
 class RequestBody:

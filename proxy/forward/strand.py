@@ -8,26 +8,51 @@ another. Before any other wait (for a token, a free connection, a slow caller) i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, Final, Protocol, cast
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any, Final, cast
 
 _OVER: Final = object()
 
 
-class Source(Protocol):
-    """What news come from: it calls `on_news` once, at the end of a callback of the loop."""
+class Listener:
+    """Who waits for news."""
 
-    on_news: Callable[[], None] | None
+    __slots__ = ()
+
+    def hear(self) -> None:
+        raise NotImplementedError
+
+
+class Source:
+    """What news come from. Who has become its `listener` hears of them once."""
+
+    def __init__(self) -> None:
+        self.listener: Listener | None = None
+
+    def tell(self) -> None:
+        """There are news; to be called at the end of a callback of the loop."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.hear()
+
+
+class _Waiting(Listener):
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    def hear(self) -> None:
+        self.over.set()
 
 
 async def news(source: Source) -> None:
     """Wait for news of the source; for tasks."""
-    told = asyncio.Event()
-    source.on_news = told.set
+    source.listener = waiting = _Waiting()
     try:
-        await told.wait()
+        await waiting.over.wait()
     finally:
-        source.on_news = None
+        source.listener = None
 
 
 class _Yielding:
@@ -47,7 +72,7 @@ _TASK: Final = _Yielding(None)  # of which `_step` makes a task
 _NOTHING: Final = _Yielding()
 
 
-class Strand:
+class Strand(Listener):
     """Drives coroutines, one after the other."""
 
     __slots__ = ("_coroutine", "_loop", "_over", "_source", "_stepping", "_steps", "_task")
@@ -66,7 +91,7 @@ class Strand:
         if self._task is not None:
             return news(source)
         self._source = source
-        source.on_news = self._step
+        source.listener = self
         return _NEWS
 
     def as_task(self) -> Awaitable[None]:
@@ -90,6 +115,9 @@ class Strand:
         self._over = False
         self._step()
 
+    def hear(self) -> None:
+        self._step()
+
     def cancel(self) -> None:
         """Raise CancelledError in the coroutine, where it waits, in a later turn of the loop."""
         self._loop.call_soon(self._cancel)
@@ -102,7 +130,7 @@ class Strand:
 
     def _step(self, error: BaseException | None = None) -> None:
         if self._source is not None:
-            self._source.on_news = None
+            self._source.listener = None
             self._source = None
         waits: object = _OVER
         self._stepping = True

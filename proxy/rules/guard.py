@@ -131,7 +131,7 @@ def is_preflight(method: bytes, noted: dict[bytes, bytes]) -> bool:
 
 def preflight_fields(noted: dict[bytes, bytes]) -> Fields:
     """What a preflight's answer says besides `cors_fields`: all methods served, and the fields asked for."""
-    fields = [(b"Access-Control-Allow-Methods", METHODS), (b"Access-Control-Max-Age", b"600")]
+    fields: Fields = [(b"Access-Control-Allow-Methods", METHODS), (b"Access-Control-Max-Age", b"600")]
     if asked := noted.get(b"access-control-request-headers"):
         fields.append((b"Access-Control-Allow-Headers", asked))
     return fields

@@ -7,7 +7,7 @@ the order, case and number in which they came, up to the one join that makes the
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-Fields = list[tuple[bytes, bytes]]
+Fields = list[tuple[bytes, ...]]  # pairs; of no said length, or mypyc makes each anew when it is passed on
 
 # RFC 9110 section 7.6.1, and what predates it. Content-Length is not hop-by-hop, but framing is ours: it is
 # written anew from what llhttp parsed, so that no `Connection: content-length` can take it away.

@@ -46,7 +46,7 @@ def outcome_fields(error: ProxyError) -> Fields:
     status = f"fumage-proxy; error={error.error}"
     if error.details is not None:
         status += f'; details="{error.details}"'
-    fields = [
+    fields: Fields = [
         (b"Proxy-Status", status.encode()),
         (b"Content-Type", b"application/fhir+json"),
         (b"Cache-Control", b"no-store"),

@@ -120,7 +120,8 @@ class TokenSource:
         Until then, and if it fails, the old one serves undisturbed. Closes the one that is not needed.
         """
         unused = grant
-        failure: TokenError | None
+        failure: TokenError | None = None
+        end: BaseException | None = None
         try:
             token = await grant.request()
             old = self._grant
@@ -130,8 +131,11 @@ class TokenSource:
                 await self._give_up()  # those who waited for the old grant find the new token
         except TokenError as exc:
             failure = exc.with_traceback(None)
-        finally:
-            await unused.close()
+        except BaseException as exc:  # cancelled, say; not a `finally`, which must not wait here (setup.py)
+            end = exc
+        await unused.close()
+        if end is not None:
+            raise end
         self._wake()
         return failure
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import TextIO
+from typing import Final, TextIO
 
 from proxy.clock import Clock
 from proxy.rules.errors import ProxyError
@@ -117,13 +117,12 @@ class RequestLog:
         # What is put in needs no escaping: numbers, and words of closed lists. A dict that json.dumps turns
         # into the same costs four times as much.
         level = "info" if record.defect is None else "error"
-        asked = _asked(record.method, record.route.template, _parameters(record))
+        told = _told(record.method, record.route.template, _parameters(record), record.status, record.origin)
         correlation_id = f'"{known}"' if (known := _correlation_id(record)) else "null"
         troubles = "" if record.well else f", {json.dumps(_troubles(record))[1:-1]}"
         return (
             f'{{"time": "{_stamp(when)}", "level": "{level}", "message": "request", '
-            f'"request_id": "{self._request_id(record)}", {asked}, '
-            f'"status": {record.status}, "origin": "{record.origin or "proxy"}", '
+            f'"request_id": "{self._request_id(record)}", {told}, '
             f'"duration": {_seconds(record.ended - record.started)}, '
             f'"upstream_duration": {_seconds(record.upstream_seconds)}, '
             f'"request_bytes": {record.request_bytes}, "response_bytes": {record.response_bytes}, '
@@ -152,10 +151,14 @@ class RequestLog:
         return f"{line} id {self._request_id(record)}\n"
 
 
+_DIGITS: Final = [f"{number:03}" for number in range(1000)]
+
+
 def _seconds(seconds: float) -> str:
     """As `f"{seconds:.6f}"`, but of integers: to write a float down takes several times as long."""
     micros = int(seconds * 1e6 + 0.5)
-    return f"{micros // 1_000_000}.{str(1_000_000 + micros % 1_000_000)[1:]}"
+    millis = micros // 1000
+    return f"{millis // 1000}.{_DIGITS[millis % 1000]}{_DIGITS[micros % 1000]}"
 
 
 def _parameters(record: Record) -> tuple[str, ...]:
@@ -164,10 +167,10 @@ def _parameters(record: Record) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1024)  # words of closed lists, in a bounded number of combinations
-def _asked(method: bytes, route: str, parameters: tuple[str, ...]) -> str:
-    """The part of a JSON line that says what was asked for."""
-    fields = {"method": METHODS.get(method, OTHER), "route": route, "parameters": parameters}
-    return json.dumps(fields)[1:-1]
+def _told(method: bytes, route: str, parameters: tuple[str, ...], status: int, origin: str) -> str:
+    """The part of a JSON line that says what was asked for, and what was answered."""
+    asked = {"method": METHODS.get(method, OTHER), "route": route, "parameters": parameters}
+    return json.dumps(asked | {"status": status, "origin": origin or "proxy"})[1:-1]
 
 
 def _correlation_id(record: Record) -> str | None:

@@ -49,7 +49,7 @@ class Tally:
     )
 
     def __init__(self) -> None:
-        self._requests: dict[tuple[bytes, Route, int, str], int] = {}
+        self._requests: dict[tuple[bytes, Route, int, str], list[int]] = {}  # each a single number
         self.durations = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
         self.upstream_durations = [0] * (len(BUCKETS) + 1)
@@ -68,7 +68,9 @@ class Tally:
         for record in records:
             # Few methods, routes and statuses get through to here; what becomes a label, `requests` says.
             kind = record.method, record.route, record.status, record.origin
-            requests[kind] = requests.get(kind, 0) + 1
+            if (count := requests.get(kind)) is None:
+                requests[kind] = count = [0]
+            count[0] += 1
             seconds = record.ended - record.started
             durations[bisect_left(BUCKETS, seconds)] += 1
             self.seconds += seconds
@@ -84,7 +86,7 @@ class Tally:
     def requests(self) -> dict[tuple[str, str, str, str, str], int]:
         """How many, by method, resource, interaction, status and origin."""
         counts: Counter[tuple[str, str, str, str, str]] = Counter()
-        for (method, (_, resource, interaction), status, origin), count in self._requests.items():
+        for (method, (_, resource, interaction), status, origin), (count,) in self._requests.items():
             word = METHODS.get(method, OTHER)
             counts[word, resource, interaction, STATUSES.get(status, OTHER), origin or "proxy"] += count
         return counts

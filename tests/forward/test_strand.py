@@ -6,19 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.forward.strand import Strand
-
-
-class Tap:
-    """What news come from."""
-
-    def __init__(self) -> None:
-        self.on_news: Callable[[], None] | None = None
-
-    def tell(self) -> None:
-        tell, self.on_news = self.on_news, None
-        if tell is not None:
-            tell()
+from proxy.forward.strand import Source, Strand
 
 
 def from_a_callback(act: Callable[[], object]) -> Coroutine[Any, Any, None]:
@@ -35,7 +23,7 @@ def from_a_callback(act: Callable[[], object]) -> Coroutine[Any, Any, None]:
 class Diary:
     """A strand and what became of its coroutine so far."""
 
-    def __init__(self, tap: Tap):
+    def __init__(self, tap: Source):
         self.strand = Strand(asyncio.get_running_loop())
         self.tap = tap
         self.entries: list[str] = []
@@ -60,11 +48,13 @@ class Diary:
 
 
 @pytest.fixture
-def tap() -> Tap:
-    return Tap()
+def tap() -> Source:
+    return Source()
 
 
-async def test_it_runs_at_once_up_to_its_first_wait_and_on_within_the_call_that_brings_news(tap: Tap) -> None:
+async def test_it_runs_at_once_up_to_its_first_wait_and_on_within_the_call_that_brings_news(
+    tap: Source,
+) -> None:
     diary = Diary(tap)
     diary.start("news", "news")
     assert diary.entries == []
@@ -72,10 +62,10 @@ async def test_it_runs_at_once_up_to_its_first_wait_and_on_within_the_call_that_
     assert diary.entries == ["news"]
     tap.tell()
     assert diary.entries == ["news", "news", "over"]
-    assert tap.on_news is None
+    assert tap.listener is None
 
 
-async def test_as_a_task_it_goes_on_in_a_later_turn_of_the_loop_and_still_gets_its_news(tap: Tap) -> None:
+async def test_as_a_task_it_goes_on_in_a_later_turn_of_the_loop_and_still_gets_its_news(tap: Source) -> None:
     diary = Diary(tap)
     diary.start("task", "news", "task")
     assert diary.entries == []
@@ -86,11 +76,11 @@ async def test_as_a_task_it_goes_on_in_a_later_turn_of_the_loop_and_still_gets_i
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert diary.entries == ["task", "news", "task", "over"]
-    assert tap.on_news is None
+    assert tap.listener is None
 
 
 @pytest.mark.parametrize("waits", [["news"], ["task", "news"]], ids=["in callbacks", "as a task"])
-async def test_cancelling_ends_its_wait_in_a_later_turn(tap: Tap, waits: list[str]) -> None:
+async def test_cancelling_ends_its_wait_in_a_later_turn(tap: Source, waits: list[str]) -> None:
     diary = Diary(tap)
     diary.start(*waits)
     await asyncio.sleep(0)
@@ -99,10 +89,10 @@ async def test_cancelling_ends_its_wait_in_a_later_turn(tap: Tap, waits: list[st
     for _ in range(3):
         await asyncio.sleep(0)
     assert diary.entries[-1] == "cancelled"
-    assert tap.on_news is None
+    assert tap.listener is None
 
 
-async def test_cancelling_just_before_it_becomes_a_task_ends_it_too(tap: Tap) -> None:
+async def test_cancelling_just_before_it_becomes_a_task_ends_it_too(tap: Source) -> None:
     diary = Diary(tap)
     diary.start("news", "task", "news")
     diary.strand.cancel()
@@ -112,7 +102,7 @@ async def test_cancelling_just_before_it_becomes_a_task_ends_it_too(tap: Tap) ->
     assert diary.entries[-1] == "cancelled"
 
 
-async def test_news_that_come_before_the_cancelling_win(tap: Tap) -> None:
+async def test_news_that_come_before_the_cancelling_win(tap: Source) -> None:
     diary = Diary(tap)
     diary.start("news")
     diary.strand.cancel()
@@ -124,7 +114,7 @@ async def test_news_that_come_before_the_cancelling_win(tap: Tap) -> None:
     assert diary.entries == ["news", "over"]
 
 
-async def test_it_knows_when_its_own_code_asks(tap: Tap) -> None:
+async def test_it_knows_when_its_own_code_asks(tap: Source) -> None:
     strand, seen = Strand(asyncio.get_running_loop()), []
 
     async def ask() -> None:
@@ -139,7 +129,7 @@ async def test_it_knows_when_its_own_code_asks(tap: Tap) -> None:
     assert not strand.running
 
 
-async def test_a_defect_ends_it_and_is_reported(tap: Tap) -> None:
+async def test_a_defect_ends_it_and_is_reported(tap: Source) -> None:
     reports: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
     diary = Diary(tap)
