@@ -17,7 +17,7 @@ DATA_PATH = {
     "proxy/forward": "answer callers deadlines delivery exchange inbound outbound pool reader replay request "
     "strand tls",
     "proxy/rules": "fhir guard headers",
-    "proxy/token": "source",
+    "proxy/token": "answer held source",
     "proxy/watch": "batch log metrics recent record",
 }
 

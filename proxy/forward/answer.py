@@ -119,8 +119,8 @@ class AnswerReader:
 
     def on_headers_complete(self) -> None:
         llhttp, reason = self._llhttp, self._reason
-        status = llhttp.get_status_code()
-        version = "1.1" if self._http11 else llhttp.get_http_version()  # which makes a string each time
+        status: int = llhttp.get_status_code()
+        version: str = "1.1" if self._http11 else llhttp.get_http_version()  # which makes a string each time
         self._http11 = False
         if (
             version not in ("1.1", "1.0")

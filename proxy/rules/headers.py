@@ -196,8 +196,8 @@ def request_head(method: bytes, path: bytes, target: bytes, fields: bytes, reque
     """
     if request_id is None:
         return b"".join((method, b" ", path, target, b" HTTP/1.1\r\n", fields))
-    own = (b" HTTP/1.1\r\n", fields, b"X-Request-Id: ", request_id, b"\r\n")
-    return b"".join((method, b" ", path, target, *own))
+    own = b"X-Request-Id: "
+    return b"".join((method, b" ", path, target, b" HTTP/1.1\r\n", fields, own, request_id, b"\r\n"))
 
 
 def authorized(head: bytes, authorization: bytes) -> bytes:

@@ -19,7 +19,7 @@ IDLE_POOL = f"{PRODUCT}: connections in its pool, {FEW} callers"
 BUSY_POOL = f"{PRODUCT}: connections in its pool, {MANY} callers"
 _ROUNDS = 2
 _SECONDS = 2  # of a load; a thousand connections take their time to open
-_WITH_CALLERS = (PRODUCT, "envoy")
+_WITH_CALLERS = (PRODUCT, "envoy", "nginx")
 
 
 def measure(upstream: Upstream, plan: Plan, python: str) -> dict[str, Samples]:
