@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forward.fumage import authority, server
 from tests.product.command import COMMAND, SECRET, Running, before, run, running
 from tests.support.caller import Caller, fetch
 from tests.support.emr import EMR, refuse
@@ -35,6 +36,16 @@ async def test_a_plain_request_comes_back_with_what_fumage_answered(
         proxy.terminate()
         assert await proxy.ended() == 0
         assert SECRET not in "\n".join(proxy.err)
+
+
+async def test_it_trusts_who_the_system_trusts(emr: EMR, tmp_path: Path) -> None:
+    (tmp_path / "system.pem").write_bytes(authority().cert_pem.bytes())
+    trust = {"SSL_CERT_FILE": str(tmp_path / "system.pem")}
+    async with (
+        Upstream(tls=server()) as fumage,
+        running(cwd=tmp_path, env=before(fumage, emr) | trust) as proxy,
+    ):
+        assert (await fetch(await proxy.port())).status == 200
 
 
 async def test_settings_come_from_the_env_file_of_the_folder(
