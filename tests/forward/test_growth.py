@@ -64,7 +64,7 @@ async def test_an_exchange_runs_the_same_lines_however_many_connections_are_open
             go = asyncio.Event()
             product.fumage.script.extend([after(go, reply(200))] * MANY)
             waiting = [asyncio.create_task(other.request()) for other in others]
-            await until(lambda: len(product.fumage.seen) >= MANY)
+            await until(lambda: not product.fumage.script)
             while_they_wait = await lines_of_an_exchange(caller)
             go.set()
             await asyncio.gather(*waiting)
