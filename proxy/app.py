@@ -17,7 +17,7 @@ from proxy.forward.deadlines import Deadlines
 from proxy.forward.dial import Dialer, EgressProxy
 from proxy.forward.exchange import Forwarder, Origin, Phase
 from proxy.forward.listeners import Listeners
-from proxy.forward.outbound import Connection
+from proxy.forward.outbound import Connection, Outbox
 from proxy.forward.pool import Pool
 from proxy.forward.reader import Limits
 from proxy.forward.replay import ReplayMemory
@@ -317,14 +317,14 @@ class App:
 
     def _build_pool(self, context: ssl.SSLContext) -> Pool:
         settings, base = self._settings, self._settings.base_url
-        egress = egress_proxy(base)
+        egress, outbox = egress_proxy(base), Outbox()
         dialer = Dialer(
             host=base.host,
             port=base.port,
             ssl_context=context if base.scheme == "https" else None,
             egress=EgressProxy.of(egress) if egress else None,
             timeout=settings.connect_timeout,
-            connection=lambda: Connection(self._waiting, self._stalled),
+            connection=lambda: Connection(self._waiting, self._stalled, outbox),
         )
         return Pool(
             dialer.dial,
