@@ -42,8 +42,8 @@ class Outbox:
     """Requests that came whole leave together, before the loop looks for news again.
 
     uvloop writes what a turn has queued in no order. Where callers and Fumage's end of the wire share a core
-    (an egress proxy, a mesh), each write to one of them interrupts the other. Kept apart they do not: half of
-    the context switches, a twelfth of what a GET costs.
+    (an egress proxy, a mesh), each write to one of them interrupts the other. Kept apart they do not: that is
+    half of the context switches, and a quarter of p99 (tests/bench/NOTES.md).
     """
 
     def __init__(self) -> None:
